@@ -1,0 +1,1 @@
+//! A Prometheus exporter that watches TCP ports.

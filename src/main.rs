@@ -1,0 +1,3 @@
+//! The command line in, an exit code out.
+
+fn main() {}
