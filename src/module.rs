@@ -147,7 +147,7 @@ pub struct TlsSettings {
 }
 
 /// What a step waits for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Expect {
     /// A line that matches.
     Line(Pattern),
@@ -156,7 +156,7 @@ pub enum Expect {
 }
 
 /// What a step sends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Send {
     /// Text, expanded with the captures of the step's `expect`, and a line feed.
     Line(Template),
@@ -165,7 +165,7 @@ pub enum Send {
 }
 
 /// One entry of `query_response`: wait, then send, then begin TLS; each optional.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// What to wait for.
     pub expect: Option<Expect>,
@@ -181,7 +181,7 @@ pub struct Step {
 }
 
 /// How to probe.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Module {
     /// Its name in the configuration.
     pub name: Arc<str>,

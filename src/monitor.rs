@@ -1,6 +1,7 @@
 //! What is watched, how often, and how much it takes to believe a change. Pure: plain values.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,9 +107,166 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// The address of one of its ports.
+    /// Its targets, one for each port.
+    pub fn targets(self: &Arc<Self>) -> impl Iterator<Item = Target> {
+        self.ports.iter().map(|port| Target {
+            address: Address { host: self.host.clone(), port: port.number },
+            service: port.name.clone(),
+            monitor: Arc::clone(self),
+        })
+    }
+}
+
+/// One `host:port` that a monitor watches.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The monitor it belongs to.
+    pub monitor: Arc<Monitor>,
+    /// What is probed.
+    pub address: Address,
+    /// Name of its port, if the monitor gives one.
+    pub service: Option<Arc<str>>,
+}
+
+impl Target {
+    /// A hash of its identity, monitor and address, that is the same in every process and version.
+    ///
+    /// FNV-1a of 64 bits with the finalizer of `MurmurHash3`, which spreads the low bits of short
+    /// texts: phase and shard take remainders of it.
     #[must_use]
-    pub fn address(&self, port: &Port) -> Address {
-        Address { host: self.host.clone(), port: port.number }
+    pub fn hash(&self) -> u64 {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        // Writing to a hash cannot fail.
+        let _ = write!(hash, "{}\0{}", self.monitor.name, self.address);
+        let mut mixed = hash.0;
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^ (mixed >> 33)
+    }
+
+    /// Whether two definitions probe the same thing in the same way, so that what is known of
+    /// one holds for the other.
+    #[must_use]
+    pub fn probes_like(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.monitor.addresses == other.monitor.addresses
+            && self.monitor.module == other.monitor.module
+    }
+}
+
+struct Fnv(u64);
+
+impl fmt::Write for Fnv {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
+/// One of several exporters that share the targets of one configuration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shard {
+    index: u32,
+    total: NonZeroU32,
+}
+
+impl Shard {
+    /// All targets.
+    pub const WHOLE: Self = Self { index: 0, total: NonZeroU32::MIN };
+
+    /// Shard `index`, counted from 0, of `total`; `None` unless `index < total`.
+    #[must_use]
+    pub const fn new(index: u32, total: NonZeroU32) -> Option<Self> {
+        if index < total.get() { Some(Self { index, total }) } else { None }
+    }
+
+    /// Whether a target belongs to this shard: each belongs to exactly one, and going from n to
+    /// n + 1 shards moves one target in n + 1.
+    ///
+    /// The jump consistent hash of Lamping and Veach (2014).
+    #[must_use]
+    pub fn holds(self, target: &Target) -> bool {
+        let mut key = target.hash();
+        let (mut bucket, mut next) = (0_u64, 0_u64);
+        while next < u64::from(self.total.get()) {
+            bucket = next;
+            key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+            // (bucket + 1) * 2^31 / ((key >> 33) + 1); both factors fit 64 bits.
+            next = ((bucket + 1) << 31) / ((key >> 33) + 1);
+        }
+        bucket == u64::from(self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A monitor of `host` with these ports and the defaults of the configuration.
+    pub(crate) fn monitor(name: &str, host: &str, ports: &[u16]) -> Arc<Monitor> {
+        Arc::new(Monitor {
+            name: name.into(),
+            host: Host::parse(host).unwrap(),
+            ports: ports.iter().map(|&number| Port { name: None, number }).collect(),
+            module: Arc::new(Module::connect("tcp_connect")),
+            interval: Duration::from_secs(60),
+            timeout: Duration::from_secs(10),
+            confirm: Confirm {
+                thresholds: Thresholds {
+                    failures: NonZeroU32::new(3).unwrap(),
+                    successes: NonZeroU32::MIN,
+                },
+                retry_interval: Duration::from_secs(5),
+                regions: NonZeroU32::new(2).unwrap(),
+            },
+            slow: None,
+            slo: None,
+            addresses: Addresses::First,
+            group: None,
+            depends_on: None,
+            labels: BTreeMap::new(),
+        })
+    }
+
+    fn targets(count: usize) -> Vec<Target> {
+        (0..count)
+            .flat_map(|it| {
+                monitor(&format!("m{it}"), "db.example.com", &[5432]).targets().collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    fn shard(index: u32, total: u32) -> Shard {
+        Shard::new(index, NonZeroU32::new(total).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_target_is_on_exactly_one_shard() {
+        for target in targets(10_000) {
+            assert_eq!((0..3).filter(|&it| shard(it, 3).holds(&target)).count(), 1);
+            assert!(Shard::WHOLE.holds(&target));
+        }
+    }
+
+    #[test]
+    fn a_fourth_shard_takes_a_quarter_and_nothing_else_moves() {
+        let targets = targets(10_000);
+        let of = |target: &Target, total| (0..total).find(|&it| shard(it, total).holds(target));
+        let moved: Vec<_> = targets.iter().filter(|it| of(it, 3) != of(it, 4)).collect();
+        assert!((2_300..=2_700).contains(&moved.len()), "{} of 10000 moved", moved.len());
+        assert!(moved.iter().all(|it| of(it, 4) == Some(3)));
+    }
+
+    #[test]
+    fn a_shard_outside_its_total_cannot_be_built() {
+        assert_eq!(Shard::new(3, NonZeroU32::new(3).unwrap()), None);
+    }
+
+    #[test]
+    fn the_hash_of_a_target_never_changes() {
+        let target = monitor("orders-db", "db.example.com", &[5432]).targets().next().unwrap();
+        assert_eq!(target.hash(), 15_633_427_999_207_673_628);
     }
 }

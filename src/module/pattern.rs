@@ -29,3 +29,9 @@ impl Pattern {
         &self.regex
     }
 }
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
