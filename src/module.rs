@@ -151,6 +151,10 @@ pub struct TlsSettings {
 pub enum Expect {
     /// A line that matches.
     Line(Pattern),
+    /// A match anywhere in all that came and is not consumed yet, whatever the lines: for
+    /// protocols that have none (beyond `blackbox_exporter`, `expect_stream`). `^` is the first
+    /// byte not consumed; what follows the match stays for the next step.
+    Stream(Pattern),
     /// Exactly these bytes.
     Bytes(Vec<u8>),
 }
@@ -169,7 +173,8 @@ pub enum Send {
 pub struct Step {
     /// What to wait for.
     pub expect: Option<Expect>,
-    /// A line that ends the probe as a failure while waiting (beyond `blackbox_exporter`).
+    /// What ends the probe as a failure while waiting: a line, or with [`Expect::Stream`] a match
+    /// in all that came (beyond `blackbox_exporter`).
     pub reject: Option<Pattern>,
     /// Labels of `probe_expect_info`: name, and value expanded with the captures. `Some` of an
     /// empty list exposes the metric without labels.
