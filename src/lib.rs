@@ -17,4 +17,7 @@ pub mod module;
 pub mod monitor;
 pub mod outcome;
 pub mod prober;
+pub mod scheduler;
+pub mod store;
+pub mod telemetry;
 pub mod verdict;

@@ -76,7 +76,7 @@ pub struct Port {
 }
 
 /// A configured entry: what to watch and by which policy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Monitor {
     /// Unique name.
     pub name: Arc<str>,
@@ -201,7 +201,7 @@ impl Shard {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A monitor of `host` with these ports and the defaults of the configuration.

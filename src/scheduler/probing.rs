@@ -1,0 +1,212 @@
+//! Looks at targets through the real network: one address or all of them, and, where a canary
+//! list says when this region is cut off, the canaries at the moment of a failure.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::config::Canary;
+use crate::guard::Access;
+use crate::monitor::{Addresses, Target};
+use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::prober::journal::Journal;
+use crate::prober::{Probe, Prober};
+use crate::scheduler::{Observation, Probing};
+use crate::store::AddressResult;
+use crate::telemetry::Telemetry;
+
+/// Time for one look at the canaries: they are near and quick by definition.
+const CANARY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most addresses of one name that are probed; what a name server sends beyond is left out.
+const MAX_ADDRESSES: usize = 64;
+
+/// The real network.
+#[derive(Debug)]
+pub struct Network {
+    prober: Arc<Prober>,
+    access: Arc<Access>,
+    canaries: Vec<Canary>,
+    telemetry: Arc<Telemetry>,
+    /// The last look at the canaries: when it began, and whether all failed. Held while one is
+    /// under way, so that a thousand failures at once share one look.
+    isolation: Mutex<Option<(Instant, bool)>>,
+}
+
+impl Network {
+    /// Looks through `prober`, within the access rules.
+    #[must_use]
+    pub fn new(
+        prober: Arc<Prober>,
+        access: Arc<Access>,
+        canaries: Vec<Canary>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        Self { prober, access, canaries, telemetry, isolation: Mutex::new(None) }
+    }
+
+    fn probe_of<'a>(&'a self, target: &'a Target) -> Probe<'a> {
+        Probe {
+            address: &target.address,
+            module: &target.monitor.module,
+            hostname: None,
+            timeout: target.monitor.timeout,
+            access: &self.access,
+        }
+    }
+
+    async fn probe_all(&self, target: &Target) -> Observation {
+        let probe = self.probe_of(target);
+        let begin = Instant::now();
+        let resolved =
+            self.prober.addresses(&target.address.host, probe.module, probe.timeout).await;
+        let mut ips = match resolved {
+            Ok(ips) => ips,
+            Err((reason, detail)) => {
+                let outcome = Outcome::because(reason, Phase::Resolve);
+                let mut finding = Finding::new(outcome, probe.timeout);
+                finding.duration = begin.elapsed();
+                finding.detail = Some(detail.into());
+                return Observation { finding, addresses: Box::default() };
+            }
+        };
+        let resolve = begin.elapsed();
+        ips.truncate(MAX_ADDRESSES);
+        let rest = Probe { timeout: probe.timeout.saturating_sub(resolve), ..probe };
+        let findings = join_all(ips.iter().map(|&ip| async move {
+            let peer = SocketAddr::new(ip, target.address.port);
+            self.prober.probe_at(peer, rest, &mut Journal::off()).await
+        }))
+        .await;
+        let addresses = ips
+            .iter()
+            .zip(&findings)
+            .map(|(&ip, finding)| AddressResult { ip, outcome: finding.outcome })
+            .collect();
+        let mut finding = representative(target.monitor.addresses, findings, probe.timeout);
+        finding.timeout = probe.timeout;
+        finding.duration += resolve;
+        finding.phases.resolve = Some(resolve);
+        Observation { finding, addresses }
+    }
+
+    /// Whether every canary failed in a look that began after `since`.
+    async fn is_cut_off(&self, since: Instant) -> bool {
+        let mut last = self.isolation.lock().await;
+        if let Some((begin, cut_off)) = *last
+            && begin > since
+        {
+            return cut_off;
+        }
+        let begin = Instant::now();
+        let looks = self.canaries.iter().map(|canary| async {
+            let probe = Probe {
+                address: &canary.address,
+                module: &canary.module,
+                hostname: None,
+                timeout: CANARY_TIMEOUT,
+                access: &self.access,
+            };
+            self.prober.probe(probe, &mut Journal::off()).await.outcome.is_success()
+        });
+        let cut_off = !join_all(looks).await.contains(&true);
+        if self.telemetry.isolated.swap(cut_off, Relaxed) != cut_off {
+            warn!(cut_off, "every canary fails: this region is cut off, or no longer");
+        }
+        *last = Some((begin, cut_off));
+        cut_off
+    }
+}
+
+impl Probing for Network {
+    async fn probe(&self, target: &Target) -> Observation {
+        let mut observation = match target.monitor.addresses {
+            Addresses::First => Observation {
+                finding: self.prober.probe(self.probe_of(target), &mut Journal::off()).await,
+                addresses: Box::default(),
+            },
+            Addresses::Any | Addresses::All | Addresses::Quorum => {
+                Box::pin(self.probe_all(target)).await
+            }
+        };
+        match observation.finding.outcome {
+            Outcome::Failure(reason, phase) if !self.canaries.is_empty() => {
+                if Box::pin(self.is_cut_off(Instant::now())).await {
+                    let finding = &mut observation.finding;
+                    finding.outcome = Outcome::because(Reason::LocalIsolated, phase);
+                    finding.detail = Some(
+                        format!("every canary fails too; by itself the finding was `{reason}`")
+                            .into(),
+                    );
+                }
+            }
+            Outcome::Success if self.telemetry.isolated.load(Relaxed) => {
+                self.telemetry.isolated.store(false, Relaxed);
+            }
+            Outcome::Success | Outcome::Failure(..) | Outcome::Inconclusive(..) => {}
+        }
+        observation
+    }
+}
+
+/// The finding that stands for a name, from those of its addresses. What could not be seen
+/// decides only where it might have.
+fn representative(mode: Addresses, findings: Vec<Finding>, timeout: Duration) -> Finding {
+    let total = findings.len();
+    let of = |index| findings.iter().filter(|it| it.outcome.index() == index).count();
+    let (up, down) = (of(0), of(1));
+    let (success, failure) = match mode {
+        Addresses::First | Addresses::Any => (up > 0, down == total),
+        Addresses::All => (up == total, down > 0),
+        Addresses::Quorum => (up * 2 > total, down * 2 >= total),
+    };
+    let index = if success {
+        0
+    } else if failure {
+        1
+    } else {
+        2
+    };
+    findings.into_iter().find(|it| it.outcome.index() == index).unwrap_or_else(|| {
+        Finding::new(Outcome::because(Reason::DnsNoAddress, Phase::Resolve), timeout)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(mode: Addresses, outcomes: &str, expected: char) {
+        let outcome = |letter| match letter {
+            'o' => Outcome::Success,
+            'x' => Outcome::because(Reason::Refused, Phase::Connect),
+            '?' => Outcome::because(Reason::LocalResources, Phase::Connect),
+            other => panic!("{other:?} is no outcome"),
+        };
+        let timeout = Duration::from_secs(1);
+        let findings = outcomes.chars().map(|it| Finding::new(outcome(it), timeout)).collect();
+        let found = representative(mode, findings, timeout).outcome;
+        assert_eq!(found, outcome(expected), "{mode:?} {outcomes}");
+    }
+
+    #[test]
+    fn any_all_and_quorum_decide_for_a_name() {
+        check(Addresses::Any, "oxxx", 'o');
+        check(Addresses::Any, "xxxx", 'x');
+        check(Addresses::Any, "xx?x", '?');
+        check(Addresses::All, "oooo", 'o');
+        check(Addresses::All, "ooxo", 'x');
+        check(Addresses::All, "oo?o", '?');
+        check(Addresses::All, "o?xo", 'x');
+        check(Addresses::Quorum, "ooox", 'o');
+        check(Addresses::Quorum, "ooxx", 'x');
+        check(Addresses::Quorum, "oo?x", '?');
+        check(Addresses::Quorum, "ooo", 'o');
+    }
+}

@@ -1,0 +1,333 @@
+//! The scheduler against targets that are stories, in simulated time.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use tokio::time::{advance, sleep};
+
+use super::*;
+use crate::monitor::Monitor;
+use crate::monitor::tests::monitor;
+use crate::outcome::Phase;
+use crate::verdict::Verdict;
+
+/// What a target does, by the time since the start of the test.
+type Script = Box<dyn Fn(&Target, Duration) -> (Outcome, Duration)>;
+
+struct Story {
+    origin: Instant,
+    script: Script,
+    starts: Mutex<HashMap<String, Vec<Duration>>>,
+}
+
+impl Probing for Story {
+    async fn probe(&self, target: &Target) -> Observation {
+        let at = self.origin.elapsed();
+        let name = target.monitor.name.to_string();
+        self.starts.lock().unwrap().entry(name).or_default().push(at);
+        let (outcome, takes) = (self.script)(target, at);
+        if !takes.is_zero() {
+            sleep(takes).await;
+        }
+        let finding = Finding::new(outcome, target.monitor.timeout);
+        Observation { finding, addresses: Box::default() }
+    }
+}
+
+struct Simulation {
+    store: Arc<Store>,
+    telemetry: Arc<Telemetry>,
+    story: Arc<Story>,
+    plans: mpsc::Sender<Plan<Story>>,
+    limit: usize,
+}
+
+const REFUSED: Outcome = Outcome::because(Reason::Refused, Phase::Connect);
+const TIMED_OUT: Outcome = Outcome::because(Reason::Timeout, Phase::Connect);
+
+impl Simulation {
+    fn new(limit: usize, script: Script) -> (Self, mpsc::Receiver<Plan<Story>>) {
+        let (plans, receiver) = mpsc::channel(4);
+        let story = Arc::new(Story { origin: Instant::now(), script, starts: Mutex::default() });
+        (Self { store: Arc::default(), telemetry: Arc::default(), story, plans, limit }, receiver)
+    }
+
+    async fn watch(&self, monitors: &[Arc<Monitor>]) {
+        let (scheduled, was_scheduled) = oneshot::channel();
+        let plan = Plan {
+            targets: monitors.iter().flat_map(Monitor::targets).collect(),
+            bounds: Arc::new([0.1, 1.0]),
+            probing: Arc::clone(&self.story),
+            scheduled: Some(scheduled),
+        };
+        self.plans.send(plan).await.unwrap();
+        was_scheduled.await.unwrap();
+    }
+
+    /// Runs the scheduler until `test` is done.
+    async fn run(&self, receiver: mpsc::Receiver<Plan<Story>>, test: impl Future<Output = ()>) {
+        let (store, telemetry) = (Arc::clone(&self.store), Arc::clone(&self.telemetry));
+        tokio::select! {
+            () = run(store, telemetry, self.limit, receiver) => panic!("the scheduler ended"),
+            () = test => {}
+        }
+    }
+
+    fn starts(&self, name: &str) -> Vec<Duration> {
+        self.story.starts.lock().unwrap().get(name).cloned().unwrap_or_default()
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        self.store.snapshot().iter().map(|it| it.state().judgement.verdict()).collect()
+    }
+}
+
+fn with(name: &str, change: impl FnOnce(&mut Monitor)) -> Arc<Monitor> {
+    let mut monitor = Arc::unwrap_or_clone(monitor(name, "192.0.2.1", &[5432]));
+    change(&mut monitor);
+    Arc::new(monitor)
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Interval 60 s, three failures, retries after 1 s: whenever a target begins to refuse, it is
+/// down within 60 s + 2 s, and up again within 60 s + 1 s when two successes are asked for.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_outages_are_confirmed_in_time() {
+    const COUNT: usize = 10_000;
+    // Begins and ends of outages, spread over two minutes by a multiplicative sequence.
+    let spread = |it: usize, salt: u64| {
+        Duration::from_micros((it as u64 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) % 120_000_000)
+    };
+    let begin = move |it: usize| seconds(120) + spread(it, 1);
+    let end = move |it: usize| begin(it) + seconds(90) + spread(it, 7);
+    let number = |target: &Target| target.monitor.name[1..].parse::<usize>().unwrap();
+    let script = move |target: &Target, at| {
+        let it = number(target);
+        let outcome = if at >= begin(it) && at < end(it) { REFUSED } else { Outcome::Success };
+        (outcome, Duration::ZERO)
+    };
+    let (simulation, receiver) = Simulation::new(20_000, Box::new(script));
+    let monitors: Vec<_> = (0..COUNT)
+        .map(|it| {
+            with(&format!("m{it}"), |monitor| {
+                monitor.confirm.retry_interval = seconds(1);
+                monitor.confirm.thresholds.successes = 2.try_into().unwrap();
+            })
+        })
+        .collect();
+
+    simulation
+        .run(receiver, async {
+            simulation.watch(&monitors).await;
+            let tick = Duration::from_millis(250);
+            let (mut down, mut up) = (vec![None; COUNT], vec![None; COUNT]);
+            while simulation.story.origin.elapsed() < seconds(480) {
+                sleep(tick).await;
+                let now = simulation.story.origin.elapsed();
+                for (it, verdict) in simulation.verdicts().into_iter().enumerate() {
+                    match verdict {
+                        Verdict::Down => down[it] = down[it].or(Some(now)),
+                        Verdict::Up if down[it].is_some() => up[it] = up[it].or(Some(now)),
+                        Verdict::Up | Verdict::Unknown => {}
+                    }
+                }
+            }
+            let order: Vec<_> =
+                simulation.store.snapshot().iter().map(|row| number(&row.target)).collect();
+            let mut worst = (Duration::ZERO, Duration::ZERO);
+            for (position, &it) in order.iter().enumerate() {
+                let detected = down[position].expect("went down") - begin(it);
+                let recovered = up[position].expect("came back") - end(it);
+                assert!(detected <= seconds(62) + tick, "m{it} down after {detected:?}");
+                assert!(recovered <= seconds(61) + tick, "m{it} up after {recovered:?}");
+                worst = (worst.0.max(detected), worst.1.max(recovered));
+            }
+            println!("worst detection {:?}, worst recovery {:?}", worst.0, worst.1);
+            assert_eq!(simulation.telemetry.runs_skipped.load(Relaxed), 0);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cadence_is_fixed_and_does_not_depend_on_how_long_probes_take() {
+    let script = |_: &Target, at: Duration| (Outcome::Success, seconds(at.as_secs() % 7));
+    let (simulation, receiver) = Simulation::new(10, Box::new(script));
+    simulation
+        .run(receiver, async {
+            simulation.watch(&[with("m", |it| it.interval = seconds(10))]).await;
+            sleep(seconds(1000)).await;
+            let starts = simulation.starts("m");
+            let regular: Vec<_> = starts.iter().skip(1).collect();
+            for pair in regular.windows(2) {
+                let step = (*pair[1] - *pair[0]).as_secs_f64();
+                assert!((step - 10.0).abs() < 0.005, "{step}");
+            }
+            assert!((99..=101).contains(&starts.len()), "{} starts", starts.len());
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_would_overlap_its_predecessor_is_skipped_and_counted() {
+    let script = |_: &Target, _| (Outcome::Success, seconds(25));
+    let (simulation, receiver) = Simulation::new(10, Box::new(script));
+    simulation
+        .run(receiver, async {
+            simulation.watch(&[with("m", |it| it.interval = seconds(10))]).await;
+            sleep(seconds(310)).await;
+            let skipped = simulation.telemetry.runs_skipped.load(Relaxed);
+            assert!((18..=22).contains(&skipped), "{skipped} skipped");
+            assert!((10..=12).contains(&simulation.starts("m").len()));
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn black_holes_never_delay_a_healthy_target() {
+    let script = |target: &Target, _| {
+        if target.monitor.name.starts_with("hole") {
+            (TIMED_OUT, seconds(5))
+        } else {
+            (Outcome::Success, Duration::from_millis(1))
+        }
+    };
+    // 200 black holes want 100 places, of which there are 40.
+    let (simulation, receiver) = Simulation::new(40, Box::new(script));
+    let holes = (0..200).map(|it| with(&format!("hole{it}"), |it| it.interval = seconds(10)));
+    let healthy = (0..100).map(|it| with(&format!("well{it}"), |it| it.interval = seconds(1)));
+    let monitors: Vec<_> = holes.chain(healthy).collect();
+    simulation
+        .run(receiver, async {
+            simulation.watch(&monitors).await;
+            sleep(seconds(100)).await;
+            let before: Vec<_> =
+                (0..100).map(|it| simulation.starts(&format!("well{it}")).len()).collect();
+            sleep(seconds(100)).await;
+            for (it, before) in before.into_iter().enumerate() {
+                let starts = simulation.starts(&format!("well{it}"));
+                assert!(
+                    (99..=101).contains(&(starts.len() - before)),
+                    "well{it}: {}",
+                    starts.len()
+                );
+                let late = starts[before..].windows(2).map(|it| it[1] - it[0]).max().unwrap();
+                assert!(late < Duration::from_millis(1_010), "well{it}: {late:?}");
+            }
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_monitor_cannot_see_changes_no_verdict_and_is_counted() {
+    let local = Outcome::because(Reason::LocalResources, Phase::Connect);
+    let script = move |_: &Target, at| {
+        (if at > seconds(120) { local } else { Outcome::Success }, Duration::ZERO)
+    };
+    let (simulation, receiver) = Simulation::new(10, Box::new(script));
+    simulation
+        .run(receiver, async {
+            simulation.watch(&[with("m", |it| it.interval = seconds(10))]).await;
+            sleep(seconds(600)).await;
+            assert_eq!(simulation.verdicts(), [Verdict::Up]);
+            let snapshot = simulation.store.snapshot();
+            let state = snapshot[0].state();
+            assert_eq!(state.last_success, Some(true));
+            assert_eq!(state.judgement.consecutive_failures(), 0);
+            assert!((47..=49).contains(&state.outcomes[2]), "{:?}", state.outcomes);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_keeps_what_did_not_change_and_drops_what_is_gone() {
+    let script = |target: &Target, _| {
+        let down = &*target.monitor.name == "streak";
+        (if down { REFUSED } else { Outcome::Success }, Duration::ZERO)
+    };
+    let (simulation, receiver) = Simulation::new(10, Box::new(script));
+    let streak = || {
+        with("streak", |it| {
+            it.interval = seconds(10);
+            it.confirm.thresholds.failures = 1000.try_into().unwrap();
+            it.confirm.retry_interval = seconds(10);
+        })
+    };
+    simulation
+        .run(receiver, async {
+            simulation.watch(&[streak(), with("gone", |_| {}), with("moved", |_| {})]).await;
+            sleep(seconds(100)).await;
+            let failures = |it: &Row| it.state().judgement.consecutive_failures();
+            let before = failures(&simulation.store.snapshot()[0]);
+            let beat = simulation.starts("streak");
+            assert!(before >= 9, "{before}");
+
+            // Another team, and another port.
+            let relabelled = |mut monitor: Monitor| {
+                monitor.labels.insert("team".into(), "dba".into());
+                Arc::new(monitor)
+            };
+            let moved = with("moved", |it| it.ports[0].number = 3306);
+            let monitors = [moved, relabelled(Arc::unwrap_or_clone(streak()))];
+            simulation.watch(&monitors).await;
+
+            let rows = simulation.store.snapshot();
+            assert_eq!(rows.len(), 2);
+            let kept = rows.iter().find(|it| &*it.target.monitor.name == "streak").unwrap();
+            assert_eq!(failures(kept), before);
+            assert_eq!(kept.target.monitor.labels.len(), 1);
+            let moved = rows.iter().find(|it| &*it.target.monitor.name == "moved").unwrap();
+            assert_eq!(moved.state().outcomes, [0; 3]);
+
+            let gone = simulation.starts("gone").len();
+            sleep(seconds(100)).await;
+            assert_eq!(simulation.starts("gone").len(), gone);
+            assert!(failures(kept) >= before + 9);
+            let after = simulation.starts("streak");
+            let gap = after[beat.len()] - beat[beat.len() - 1];
+            assert!(gap <= seconds(10) + Duration::from_millis(5), "missed a beat: {gap:?}");
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_reloads_leave_nothing_behind() {
+    let (simulation, receiver) =
+        Simulation::new(10, Box::new(|_: &Target, _| (Outcome::Success, seconds(1))));
+    simulation
+        .run(receiver, async {
+            for round in 0..50 {
+                let monitors: Vec<_> =
+                    (0..20).map(|it| with(&format!("m{}", it + round), |_| {})).collect();
+                simulation.watch(&monitors).await;
+                advance(seconds(7)).await;
+            }
+            sleep(seconds(60)).await;
+            assert_eq!(simulation.store.snapshot().len(), 20);
+            assert_eq!(simulation.telemetry.in_flight.load(Relaxed), 0);
+        })
+        .await;
+}
+
+#[test]
+fn phases_spread_evenly_and_survive_a_restart() {
+    let targets: Vec<_> = (0..6000)
+        .flat_map(|it| monitor(&format!("m{it}"), "192.0.2.1", &[22]).targets().collect::<Vec<_>>())
+        .collect();
+    let mut seconds = [0; 60];
+    for target in &targets {
+        let phase = remainder(target.hash(), target.monitor.interval);
+        seconds[usize::try_from(phase.as_secs()).unwrap()] += 1;
+    }
+    assert!(seconds.iter().all(|it| (60..=145).contains(it)), "{seconds:?}");
+
+    let now = Instant::now();
+    let early = Clock { now, wall: Duration::from_secs(1_000_000) };
+    let late = Clock { now, wall: Duration::from_millis(1_000_007_300) };
+    for target in &targets {
+        let wall = |clock: Clock| (clock.wall + (clock.next_regular(target) - now)).as_nanos();
+        assert_eq!((wall(late) - wall(early)) % target.monitor.interval.as_nanos(), 0);
+    }
+}

@@ -1,0 +1,246 @@
+//! What is known of every scheduled target. The scheduler writes, everybody else reads.
+//!
+//! Rows are shared: a snapshot is a list of them as it was at one moment, while what a row knows
+//! goes on changing behind its own lock, which is held for copies of a few values and never for
+//! I/O or across an await.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::monitor::Target;
+use crate::outcome::{Finding, KernelView, Outcome};
+use crate::verdict::{Judgement, Transition};
+
+/// The last outcomes of a target, newest last, two bits each.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Strip(u64);
+
+impl Strip {
+    /// How many outcomes are kept.
+    pub const LENGTH: usize = 32;
+
+    fn push(&mut self, outcome: Outcome) {
+        self.0 = self.0 << 2 | (outcome.index() as u64 + 1);
+    }
+
+    /// Positions in [`Outcome::NAMES`], oldest first, at most [`Strip::LENGTH`].
+    pub fn outcomes(self) -> impl Iterator<Item = usize> {
+        (0..Self::LENGTH).rev().map(move |it| self.0 >> (2 * it) & 3).filter(|&it| it > 0).map(
+            |it| {
+                if it == 1 {
+                    0
+                } else if it == 2 {
+                    1
+                } else {
+                    2
+                }
+            },
+        )
+    }
+}
+
+/// Successful probes by duration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Durations {
+    /// Seconds of all successful probes.
+    pub sum: f64,
+    /// Probes within each bound of the store, not cumulative. Probes beyond the last bound are
+    /// in the number of successes only.
+    pub counts: Box<[u32]>,
+}
+
+/// One address behind a target's name, where the monitor probes them all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AddressResult {
+    /// The address.
+    pub ip: IpAddr,
+    /// What its last probe found.
+    pub outcome: Outcome,
+}
+
+/// What only people look at: the story of the last probe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastProbe {
+    /// What it found.
+    pub outcome: Outcome,
+    /// Its end, Unix seconds.
+    pub at: f64,
+    /// How long it took.
+    pub duration: Duration,
+    /// The address that was tried.
+    pub ip: Option<IpAddr>,
+    /// The latency to show, on a success.
+    pub latency: Option<Duration>,
+    /// The cause in one line, unless it was a success.
+    pub detail: Option<Box<str>>,
+}
+
+/// What is known of one target.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Verdict and streaks.
+    pub judgement: Judgement,
+    /// Probes by outcome, in the order of [`Outcome::NAMES`].
+    pub outcomes: [u64; 3],
+    /// The last probe, whatever came of it.
+    pub last: Option<LastProbe>,
+    /// Whether the last conclusive probe was a success.
+    pub last_success: Option<bool>,
+    /// End of the last conclusive probe, Unix seconds.
+    pub last_conclusive_at: Option<f64>,
+    /// Last change of verdict, Unix seconds.
+    pub last_change_at: Option<f64>,
+    /// Round trip of the last handshake that the kernel measured.
+    pub rtt: Option<Duration>,
+    /// SYNs sent again, over all probes.
+    pub syn_retransmits: u64,
+    /// Durations of the successful probes.
+    pub durations: Durations,
+    /// Earliest expiry among the certificates last sent, Unix seconds.
+    pub certificate_not_after: Option<i64>,
+    /// The last outcomes.
+    pub strip: Strip,
+    /// Every address behind the name, where they are all probed.
+    pub addresses: Box<[AddressResult]>,
+}
+
+impl State {
+    fn apply(
+        &mut self,
+        target: &Target,
+        finding: &Finding,
+        addresses: Box<[AddressResult]>,
+        bounds: &[f64],
+        now: f64,
+    ) -> Option<Transition> {
+        self.outcomes[finding.outcome.index()] += 1;
+        self.strip.push(finding.outcome);
+        match finding.outcome {
+            Outcome::Inconclusive(..) => {}
+            Outcome::Success | Outcome::Failure(..) => {
+                self.last_success = Some(finding.outcome.is_success());
+                self.last_conclusive_at = Some(now);
+            }
+        }
+        if finding.outcome.is_success() {
+            let seconds = finding.duration.as_secs_f64();
+            self.durations.sum += seconds;
+            if self.durations.counts.len() != bounds.len() {
+                self.durations.counts = vec![0; bounds.len()].into_boxed_slice();
+            }
+            let bucket = bounds.partition_point(|&bound| bound < seconds);
+            if let Some(count) = self.durations.counts.get_mut(bucket) {
+                *count = count.saturating_add(1);
+            }
+        }
+        if let Some(KernelView { rtt, syn_retransmits }) = finding.kernel {
+            self.rtt = rtt.or(self.rtt);
+            self.syn_retransmits += u64::from(syn_retransmits);
+        }
+        if let Some(expiry) = finding.tls.as_ref().and_then(|it| it.earliest_expiry) {
+            self.certificate_not_after = Some(expiry);
+        }
+        if !addresses.is_empty() {
+            self.addresses = addresses;
+        }
+        self.last = Some(LastProbe {
+            outcome: finding.outcome,
+            at: now,
+            duration: finding.duration,
+            ip: finding.peer.map(|it| it.ip()),
+            latency: finding.latency(),
+            detail: finding.detail.clone(),
+        });
+        let transition = self.judgement.apply(finding.outcome, target.monitor.confirm.thresholds);
+        if transition.is_some() {
+            self.last_change_at = Some(now);
+        }
+        transition
+    }
+}
+
+/// A target and what is known of it.
+pub struct Row {
+    /// What is watched.
+    pub target: Target,
+    /// Its labels as `exposition` first wrote them.
+    pub rendered: OnceLock<Box<str>>,
+    state: Mutex<State>,
+}
+
+impl Row {
+    fn new(target: Target, state: State) -> Self {
+        Self { target, rendered: OnceLock::new(), state: Mutex::new(state) }
+    }
+
+    /// What is known, locked: copy what is needed and let go.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// The rows as they were at one moment.
+pub type Snapshot = Arc<Vec<Arc<Row>>>;
+
+/// What is known of every scheduled target.
+#[derive(Debug, Default)]
+pub struct Store {
+    rows: ArcSwap<Vec<Arc<Row>>>,
+    bounds: ArcSwap<Box<[f64]>>,
+}
+
+impl Store {
+    /// The rows at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.rows.load_full()
+    }
+
+    /// Upper bounds of the duration histograms, in seconds, ascending; empty if there are none.
+    #[must_use]
+    pub fn bounds(&self) -> Arc<Box<[f64]>> {
+        self.bounds.load_full()
+    }
+
+    /// Replaces the rows. Only the scheduler does.
+    pub(crate) fn replace(&self, rows: Vec<Arc<Row>>, bounds: &[f64]) {
+        if ***self.bounds.load() != *bounds {
+            self.bounds.store(Arc::new(bounds.into()));
+            for row in &rows {
+                row.state().durations = Durations::default();
+            }
+        }
+        self.rows.store(Arc::new(rows));
+    }
+
+    /// A row of its own for a target that nothing is known of.
+    pub(crate) fn row(target: Target) -> Arc<Row> {
+        Arc::new(Row::new(target, State::default()))
+    }
+
+    /// A row for a target whose definition changed in ways that leave what is known true.
+    pub(crate) fn redefine(row: &Row, target: Target) -> Arc<Row> {
+        Arc::new(Row::new(target, row.state().clone()))
+    }
+
+    /// Takes one finding into account. `now` is its end in Unix seconds.
+    pub(crate) fn apply(
+        &self,
+        row: &Row,
+        finding: &Finding,
+        addresses: Box<[AddressResult]>,
+        now: f64,
+    ) -> Option<Transition> {
+        row.state().apply(&row.target, finding, addresses, &self.bounds.load(), now)
+    }
+}
