@@ -1,6 +1,7 @@
 //! The configuration in force: modules, monitors, access rules; built from files, checked whole.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +42,20 @@ pub struct Diagnostic {
     pub path: String,
     /// What is wrong and what to write instead.
     pub message: String,
+}
+
+impl fmt::Display for Diagnostic {
+    /// One line: `file:line: path: message`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ": {}", self.path)?;
+        }
+        write!(f, ": {}", self.message)
+    }
 }
 
 /// A configuration that was checked whole.

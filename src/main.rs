@@ -1,3 +1,107 @@
 //! The command line in, an exit code out.
 
-fn main() {}
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tcp_probe_exporter::cli::{self, UsageError, Wish};
+use tcp_probe_exporter::config::{Config, Loaded};
+use tcp_probe_exporter::live::warn_of;
+use tcp_probe_exporter::settings::Settings;
+use tcp_probe_exporter::{log, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        Ok(Wish::Serve(settings)) => match serve(*settings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                error!("{message}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(Wish::Check(file)) => check(file.as_deref()),
+        Ok(Wish::Probe(words)) => cli::probe::run(&words),
+        Ok(Wish::Print(text)) => print(&text),
+        Err(UsageError { message, exit_code }) => {
+            say(&format!("tcp_probe_exporter: error: {message}, try --help"));
+            ExitCode::from(exit_code)
+        }
+    }
+}
+
+fn serve(settings: Settings) -> Result<(), String> {
+    log::start(settings.log);
+    info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    if let Some(warning) = &settings.log_warning {
+        warn!("{warning}");
+    }
+    let Loaded { config, warnings } =
+        Config::load(settings.config_file.as_deref()).map_err(|diagnostics| {
+            for diagnostic in diagnostics {
+                error!(error = %diagnostic, "configuration");
+            }
+            "error loading config".to_owned()
+        })?;
+    warn_of(&warnings);
+    let mut listeners = Vec::new();
+    for address in &settings.listen {
+        let listener =
+            address.bind().map_err(|err| format!("cannot listen on {address}: {err}"))?;
+        listeners.push(listener);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|err| format!("cannot start the runtime: {err}"))?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) =
+            match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+                (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+                (Err(err), _) | (_, Err(err)) => {
+                    return Err(format!("cannot wait for signals: {err}"));
+                }
+            };
+        let first = async {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
+            }
+            info!("shutting down");
+        };
+        run(settings, config, listeners, first).await.map_err(|err| err.to_string())
+    })
+}
+
+fn check(file: Option<&Path>) -> ExitCode {
+    match Config::load(file) {
+        Ok(Loaded { config, warnings }) => {
+            for warning in warnings {
+                say(&format!("warning: {warning}"));
+            }
+            print(&format!(
+                "the configuration is good: {} modules, {} monitors\n",
+                config.modules.len(),
+                config.monitors.len(),
+            ))
+        }
+        Err(diagnostics) => {
+            for diagnostic in diagnostics {
+                say(&format!("error: {diagnostic}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// To standard output; a reader that left early is no error.
+fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,204 @@
+//! Where the server listens and under which URL others reach it. Pure but for [`ListenAddress::bind`].
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use url::Url;
+
+/// Length of the queue of connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// `host:port` or `:port` as given to `--web.listen-address`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ListenAddress {
+    text: String,
+    host: String,
+    port: u16,
+}
+
+impl ListenAddress {
+    /// Reads `host:port`, `[v6]:port` or `:port`.
+    ///
+    /// # Errors
+    /// One line saying what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no address to listen on: write host:port or :port");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        if bare.is_none() && host.contains([':', '[', ']', '/']) {
+            return Err(wrong());
+        }
+        let port = port.parse().map_err(|_| wrong())?;
+        Ok(Self { text: text.to_owned(), host: bare.unwrap_or(host).to_owned(), port })
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Begins to listen. Without a host: on every address of both families.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn bind(&self) -> io::Result<TcpListener> {
+        if self.host.is_empty() {
+            let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port));
+            return listen(both).or_else(|err| match err.kind() {
+                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(err),
+                // A machine without IPv6.
+                _ => listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port))),
+            });
+        }
+        let mut addresses = (self.host.as_str(), self.port).to_socket_addrs()?;
+        let address =
+            addresses.next().ok_or_else(|| io::Error::other("the host has no address"))?;
+        listen(address)
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // Only the wildcard means both families.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// The URL under which others reach the exporter, with one trailing slash less in its path than
+/// people write.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExternalUrl(Url);
+
+impl ExternalUrl {
+    /// Reads a URL with a scheme and a host.
+    ///
+    /// # Errors
+    /// One line saying what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with(['\'', '"']) || text.ends_with(['\'', '"']) {
+            return Err(format!("`{text}` must not begin or end with a quotation mark"));
+        }
+        // Without a scheme a path alone is meant: only the prefix comes from it.
+        let mut url = match Url::parse(text) {
+            Err(url::ParseError::RelativeUrlWithoutBase) if text.starts_with('/') => {
+                Url::parse(&format!("http://localhost{text}"))
+            }
+            url => url,
+        }
+        .map_err(|err| format!("`{text}` is no URL: {err}"))?;
+        if url.cannot_be_a_base() {
+            return Err(format!("`{text}` is no URL: write http://host:port/path"));
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Ok(Self(url))
+    }
+
+    /// The one for an exporter that was given none.
+    #[must_use]
+    pub fn of_this_machine(port: u16) -> Self {
+        let host = nix::unistd::gethostname().ok();
+        let host = host.as_ref().and_then(|it| it.to_str()).unwrap_or("localhost");
+        let url = Url::parse(&format!("http://{host}:{port}/"))
+            .or_else(|_| Url::parse(&format!("http://localhost:{port}/")));
+        Self(url.expect("a host name and a port make a URL"))
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.path()
+    }
+}
+
+impl fmt::Display for ExternalUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+/// The prefix of all routes. Invariant: begins and ends with one slash.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RoutePrefix(String);
+
+impl RoutePrefix {
+    /// Normalises `foo`, `/foo` and `/foo/` to the same.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        match text.trim_matches('/') {
+            "" => Self("/".to_owned()),
+            path => Self(format!("/{path}/")),
+        }
+    }
+
+    /// With its slashes.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it stands for no prefix.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.0 == "/"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses_as_people_write_them() {
+        for (text, host, port) in [
+            (":10115", "", 10115),
+            ("0.0.0.0:80", "0.0.0.0", 80),
+            ("[::1]:9", "::1", 9),
+            ("localhost:0", "localhost", 0),
+        ] {
+            let address = ListenAddress::parse(text).unwrap();
+            assert_eq!((address.host.as_str(), address.port), (host, port), "{text}");
+        }
+        for text in ["10115", "a:b", "::1:80", ":", "host:", ":65536", "http://a:80"] {
+            assert!(ListenAddress::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_normalised() {
+        for (text, expected) in
+            [("", "/"), ("/", "/"), ("foo", "/foo/"), ("/foo", "/foo/"), ("/a/b//", "/a/b/")]
+        {
+            assert_eq!(RoutePrefix::new(text).as_str(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn external_urls_lose_trailing_slashes() {
+        for (text, expected) in [
+            ("http://host:1/a/", "http://host:1/a"),
+            ("https://host", "https://host/"),
+            ("/a/b/", "http://localhost/a/b"),
+        ] {
+            assert_eq!(ExternalUrl::parse(text).unwrap().to_string(), expected, "{text}");
+        }
+        for text in ["'http://host'", "http://host\"", "nonsense", "mailto:a@b"] {
+            assert!(ExternalUrl::parse(text).is_err(), "{text}");
+        }
+    }
+}

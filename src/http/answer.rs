@@ -1,0 +1,117 @@
+//! Answers: bodies, types, compression. Knows no endpoint.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, VARY,
+};
+use hyper::{Response, StatusCode};
+
+/// The body of every answer.
+pub type Body = Full<Bytes>;
+
+/// Bodies below this many bytes fit one packet and are not worth compressing.
+const WORTH_COMPRESSING: usize = 1024;
+
+/// Plain text.
+#[must_use]
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    typed(status, "text/plain; charset=utf-8", body)
+}
+
+/// A page.
+#[must_use]
+pub fn html(body: impl Into<Bytes>) -> Response<Body> {
+    typed(StatusCode::OK, "text/html; charset=utf-8", body)
+}
+
+/// JSON.
+#[must_use]
+pub fn json(body: impl Into<Bytes>) -> Response<Body> {
+    typed(StatusCode::OK, "application/json; charset=utf-8", body)
+}
+
+/// A body of a type.
+#[must_use]
+pub fn typed(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A redirect.
+#[must_use]
+pub fn redirect(status: StatusCode, location: &str) -> Response<Body> {
+    let mut response = text(status, "");
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// Text for a scraper, compressed if it asks for that.
+#[must_use]
+pub fn scrape(content_type: &'static str, body: String, headers: &HeaderMap) -> Response<Body> {
+    let compress = body.len() >= WORTH_COMPRESSING && accepts_gzip(headers);
+    let compressed = if compress { gzip(body.as_bytes()) } else { None };
+    let encoded = compressed.is_some();
+    let body = compressed.unwrap_or_else(|| body.into_bytes());
+    let mut response = typed(StatusCode::OK, content_type, body);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    if encoded {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+fn gzip(body: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    encoder.write_all(body).ok()?;
+    encoder.finish().ok()
+}
+
+/// Whether `Accept-Encoding` names gzip, or everything, and does not forbid it with `q=0`.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers.get_all(ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok()).any(|value| {
+        value.split(',').any(|clause| {
+            let mut parts = clause.split(';').map(str::trim);
+            let named = parts.next().is_some_and(|it| it.eq_ignore_ascii_case("gzip") || it == "*");
+            let forbidden = parts
+                .filter_map(|it| it.strip_prefix("q="))
+                .any(|it| it.parse::<f32>().is_ok_and(|it| it <= 0.0));
+            named && !forbidden
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_only_where_it_is_asked_for() {
+        for (value, expected) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5", true),
+            ("*", true),
+            ("gzip;q=0", false),
+            ("gzip; q=0.0", false),
+            ("identity", false),
+            ("", false),
+        ] {
+            let headers =
+                HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]);
+            assert_eq!(accepts_gzip(&headers), expected, "{value}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+}
