@@ -1224,7 +1224,7 @@ def exporter():
     ]
     versions = table(
         "Versions",
-        "What runs where.",
+        "Which version runs where: after an upgrade, all rows should agree.",
         [f"max by (region, instance, version, revision) (tcp_probe_exporter_build_info{{{own}}})"],
         [column(name, name.capitalize()) for name in ("region", "instance", "version", "revision")],
         ["region", "instance", "version", "revision"],
@@ -1323,14 +1323,14 @@ def exporter():
     )
     cpu = series(
         "CPU",
-        "Cores in use.",
+        "Cores in use, kernel time included. Probing costs little; TLS costs most of it.",
         [(f"rate(process_cpu_seconds_total{{{own}}}[$__rate_interval])", "{{instance}}")],
         "none",
         min=0,
     )
     memory = series(
         "Memory",
-        "Resident memory.",
+        "Resident memory. It should be flat once every target was probed.",
         [(f"process_resident_memory_bytes{{{own}}}", "{{instance}}")],
         "bytes",
         min=0,
