@@ -8,16 +8,16 @@ use promql_parser::util::{ExprVisitor, walk_expr};
 use serde_json::Value;
 
 /// Names of the files without `.json`, which are also those of the functions that write them.
-pub const NAMES: [&str; 4] = ["overview", "target", "regions", "exporter"];
+pub(crate) const NAMES: [&str; 4] = ["overview", "target", "regions", "exporter"];
 
 /// A dashboard.
-pub struct Board {
+pub(crate) struct Board {
     pub name: &'static str,
     pub json: Value,
 }
 
 /// One query of a panel or an annotation.
-pub struct Query {
+pub(crate) struct Query {
     /// `board: panel`, for messages.
     pub place: String,
     pub expr: String,
@@ -26,20 +26,20 @@ pub struct Query {
 }
 
 /// A variable that is filled by a query: `label_values(selector, label)`.
-pub struct Variable {
+pub(crate) struct Variable {
     pub name: String,
     pub selector: String,
     pub label: String,
 }
 
 /// A path below the directory of the package.
-pub fn path(relative: &str) -> PathBuf {
+pub(crate) fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
 /// All dashboards.
 #[track_caller]
-pub fn shipped() -> Vec<Board> {
+pub(crate) fn shipped() -> Vec<Board> {
     let read = |name| {
         let file = path(&format!("dashboards/{name}.json"));
         let text = std::fs::read_to_string(&file).unwrap_or_else(|err| panic!("{name}: {err}"));
@@ -50,12 +50,12 @@ pub fn shipped() -> Vec<Board> {
 }
 
 /// The string at a pointer; empty if there is none.
-pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The array at a pointer; empty if there is none.
-pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
@@ -110,7 +110,7 @@ impl Board {
 }
 
 /// Fills in what Grafana would: its own spans, and `values` for the board's variables.
-pub fn interpolate(expr: &str, values: &[(&str, &str)]) -> String {
+pub(crate) fn interpolate(expr: &str, values: &[(&str, &str)]) -> String {
     let mut expr =
         expr.replace("$__rate_interval", "20s").replace("$__range", "1m").replace("$window", "20s");
     for (name, value) in values {
@@ -120,7 +120,7 @@ pub fn interpolate(expr: &str, values: &[(&str, &str)]) -> String {
 }
 
 /// As above, with every variable set to All.
-pub fn with_all(expr: &str) -> String {
+pub(crate) fn with_all(expr: &str) -> String {
     let every: Vec<(&str, &str)> =
         ["team", "service", "group", "monitor", "target", "region", "job", "instance"]
             .map(|it| (it, ".*"))
@@ -128,9 +128,9 @@ pub fn with_all(expr: &str) -> String {
     interpolate(expr, &every)
 }
 
-/// The names of all series that an expression reads. Panics where it is not PromQL.
+/// The names of all series that an expression reads. Panics where it is not `PromQL`.
 #[track_caller]
-pub fn metrics(expr: &str) -> BTreeSet<String> {
+pub(crate) fn metrics(expr: &str) -> BTreeSet<String> {
     struct Names(BTreeSet<String>);
     impl ExprVisitor for Names {
         type Error = String;
@@ -151,7 +151,7 @@ pub fn metrics(expr: &str) -> BTreeSet<String> {
 }
 
 /// The labels that a legend such as `{{region}} {{reason}}` names.
-pub fn legend_labels(legend: &str) -> Vec<&str> {
+pub(crate) fn legend_labels(legend: &str) -> Vec<&str> {
     let pieces = legend.split("{{").skip(1);
     pieces.filter_map(|it| it.split_once("}}")).map(|(label, _)| label.trim()).collect()
 }
