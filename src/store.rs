@@ -217,7 +217,8 @@ impl Store {
         if ***self.bounds.load() != *bounds {
             self.bounds.store(Arc::new(bounds.into()));
             for row in &rows {
-                row.state().durations = Durations::default();
+                // The sum and the number of successes go on; buckets begin anew.
+                row.state().durations.counts = Box::default();
             }
         }
         self.rows.store(Arc::new(rows));

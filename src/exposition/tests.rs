@@ -1,0 +1,189 @@
+//! Text compared with text.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::monitor::tests::monitor;
+use crate::outcome::{DialogueFinding, KernelView, Outcome, Phase, Reason};
+
+#[test]
+fn open_metrics_only_for_those_who_prefer_it() {
+    use Format::{Classic, OpenMetrics};
+    for (accept, expected) in [
+        ("", Classic),
+        ("*/*", Classic),
+        ("application/json", Classic),
+        ("text/plain;version=0.0.4", Classic),
+        ("application/openmetrics-text", OpenMetrics),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", OpenMetrics),
+        ("application/openmetrics-text;version=2.0.0", Classic),
+        ("application/openmetrics-text;q=0,text/plain;q=0.1", Classic),
+        ("text/plain;version=0.0.4;q=1,*/*;q=0.1", Classic),
+        // Prometheus 2.42, 3.14 and vmagent.
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
+             version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            OpenMetrics,
+        ),
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+             text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            OpenMetrics,
+        ),
+        ("text/plain;version=1.0.0;q=0.9,application/openmetrics-text;q=0.5", OpenMetrics),
+    ] {
+        assert_eq!(Format::negotiate(accept), expected, "{accept}");
+    }
+}
+
+fn finding(outcome: Outcome) -> Finding {
+    let mut finding = Finding::new(outcome, Duration::from_millis(9_500));
+    finding.duration = Duration::from_micros(250);
+    finding
+}
+
+#[test]
+fn a_refused_probe_says_why() {
+    let mut refused = finding(Outcome::because(Reason::Refused, Phase::Connect));
+    refused.peer = Some("127.0.0.1:5432".parse().unwrap());
+    refused.phases.resolve = Some(Duration::ZERO);
+    refused.kernel = Some(KernelView { rtt: None, syn_retransmits: 0 });
+    let expected = "\
+# HELP probe_success Displays whether or not the probe was a success
+# TYPE probe_success gauge
+probe_success 0
+# HELP probe_duration_seconds Returns how long the probe took to complete in seconds
+# TYPE probe_duration_seconds gauge
+probe_duration_seconds 0.00025
+# HELP probe_timeout_seconds Returns the probe timeout in seconds
+# TYPE probe_timeout_seconds gauge
+probe_timeout_seconds 9.5
+# HELP probe_dns_lookup_time_seconds Returns the time taken for probe dns lookup in seconds
+# TYPE probe_dns_lookup_time_seconds gauge
+probe_dns_lookup_time_seconds 0
+# HELP probe_ip_protocol Specifies whether probe ip protocol is IP4 or IP6
+# TYPE probe_ip_protocol gauge
+probe_ip_protocol 4
+# HELP probe_ip_addr_hash Specifies the hash of IP address. It's useful to detect if the IP address changes.
+# TYPE probe_ip_addr_hash gauge
+probe_ip_addr_hash 3668918509
+# HELP probe_failure_info Why and in which phase the probe failed
+# TYPE probe_failure_info gauge
+probe_failure_info{phase=\"connect\",reason=\"refused\"} 1
+# HELP probe_phase_duration_seconds Duration of each phase that completed
+# TYPE probe_phase_duration_seconds gauge
+probe_phase_duration_seconds{phase=\"resolve\"} 0
+# HELP probe_tcp_syn_retransmits SYNs that had to be sent again
+# TYPE probe_tcp_syn_retransmits gauge
+probe_tcp_syn_retransmits 0
+";
+    assert_eq!(probe(&refused, Format::Classic), expected);
+    assert_eq!(probe(&refused, Format::OpenMetrics), format!("{expected}# EOF\n"));
+}
+
+#[test]
+fn captured_labels_are_escaped() {
+    let mut success = finding(Outcome::Success);
+    let labels = Some(vec![("banner".to_owned(), "a \"b\"\\\n\u{fffd}".to_owned())]);
+    success.dialogue = Some(Box::new(DialogueFinding { labels, ..DialogueFinding::default() }));
+    let text = probe(&success, Format::Classic);
+    assert!(
+        text.contains("probe_expect_info{banner=\"a \\\"b\\\"\\\\\\n\u{fffd}\"} 1\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_unparsable_target_was_never_looked_up() {
+    let invalid = finding(Outcome::because(Reason::InvalidTarget, Phase::Resolve));
+    let text = probe(&invalid, Format::Classic);
+    assert!(!text.contains("probe_ip_protocol") && !text.contains("dns_lookup"), "{text}");
+}
+
+/// The names and labels of all series of a page, without the reasons.
+fn series(store: &Store) -> Vec<String> {
+    let mut page = Vec::new();
+    metrics(store, &Telemetry::default(), &Own::starting(), Format::Classic, &mut page).unwrap();
+    let text = String::from_utf8(page).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with("tcp_monitor") && !line.contains("failure_info"))
+        .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
+        .collect()
+}
+
+#[test]
+fn the_series_of_a_target_are_the_same_whatever_happens() {
+    let store = Store::default();
+    let target = monitor("db", "db.example.com", &[5432]).targets().next().unwrap();
+    let row = Store::row(target);
+    store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
+    let apply = |finding: &Finding| store.apply(&row, finding, Box::default(), 1e9);
+
+    let before = series(&store);
+    assert!(before.iter().any(|it| it.contains("probes_total{monitor=\"db\"")), "{before:?}");
+    assert!(!before.iter().any(|it| it.starts_with("tcp_monitor_up")), "{before:?}");
+
+    let mut success = finding(Outcome::Success);
+    success.peer = Some("192.0.2.1:5432".parse().unwrap());
+    success.kernel = Some(KernelView { rtt: Some(Duration::from_micros(30)), syn_retransmits: 0 });
+    apply(&success);
+    let up = series(&store);
+    assert!(
+        up.contains(&"tcp_monitor_up{monitor=\"db\",target=\"db.example.com:5432\"}".to_owned())
+    );
+
+    for reason in [Reason::Refused, Reason::DnsNxdomain, Reason::LocalResources, Reason::Timeout] {
+        for _ in 0..4 {
+            apply(&finding(Outcome::because(reason, Phase::Connect)));
+            assert_eq!(series(&store), up, "{reason}");
+        }
+    }
+    success.peer = Some("[2001:db8::1]:5432".parse().unwrap());
+    apply(&success);
+    assert_eq!(series(&store), up);
+}
+
+#[test]
+fn histograms_add_up() {
+    let store = Store::default();
+    let row = Store::row(monitor("db", "192.0.2.1", &[1]).targets().next().unwrap());
+    store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
+    for millis in [50, 100, 500, 5_000] {
+        let mut success = finding(Outcome::Success);
+        success.duration = Duration::from_millis(millis);
+        store.apply(&row, &success, Box::default(), 1e9);
+    }
+    let mut page = Vec::new();
+    metrics(&store, &Telemetry::default(), &Own::starting(), Format::Classic, &mut page).unwrap();
+    let text = String::from_utf8(page).unwrap();
+    let labels = "monitor=\"db\",target=\"192.0.2.1:1\"";
+    for line in [
+        format!("tcp_monitor_probe_duration_seconds_bucket{{{labels},le=\"0.1\"}} 2\n"),
+        format!("tcp_monitor_probe_duration_seconds_bucket{{{labels},le=\"1.0\"}} 3\n"),
+        format!("tcp_monitor_probe_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 4\n"),
+        format!("tcp_monitor_probe_duration_seconds_sum{{{labels}}} 5.65\n"),
+        format!("tcp_monitor_probe_duration_seconds_count{{{labels}}} 4\n"),
+    ] {
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
+#[test]
+fn every_reason_is_counted_from_zero() {
+    let telemetry = Telemetry::default();
+    telemetry.module(&"tcp_connect".into());
+    for (format, name) in [
+        (Format::Classic, "# TYPE tcp_probe_exporter_probes_total counter"),
+        (Format::OpenMetrics, "# TYPE tcp_probe_exporter_probes counter"),
+    ] {
+        let text = Own::starting().encode(&telemetry, format);
+        assert!(text.contains(name), "{text}");
+        for &reason in Reason::ALL {
+            let line = format!("reason=\"{reason}\"}} 0");
+            assert!(text.contains(&line), "{line}\n{text}");
+        }
+    }
+}
