@@ -48,12 +48,15 @@ impl Own {
 
 type Labels = Vec<(&'static str, String)>;
 
+/// Name, help, and samples of one metric.
+type Family = (&'static str, &'static str, Vec<(Labels, f64)>);
+
 /// Everything there is to say, read once.
 #[derive(Debug)]
 struct Values {
     format: Format,
-    gauges: Vec<(&'static str, &'static str, Vec<(Labels, f64)>)>,
-    counters: Vec<(&'static str, &'static str, Vec<(Labels, f64)>)>,
+    gauges: Vec<Family>,
+    counters: Vec<Family>,
     lateness: (f64, Vec<(f64, u64)>),
 }
 
@@ -79,10 +82,7 @@ fn plain(value: f64) -> Vec<(Labels, f64)> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn gauges(
-    own: &Own,
-    telemetry: &Telemetry,
-) -> Vec<(&'static str, &'static str, Vec<(Labels, f64)>)> {
+fn gauges(own: &Own, telemetry: &Telemetry) -> Vec<Family> {
     let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let hash = vec![("hash", own.configuration.clone())];
     let successful = f64::from(u8::from(telemetry.reload_successful.load(Relaxed)));
@@ -167,7 +167,7 @@ fn gauges(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn counters(telemetry: &Telemetry) -> Vec<(&'static str, &'static str, Vec<(Labels, f64)>)> {
+fn counters(telemetry: &Telemetry) -> Vec<Family> {
     let mut probes = Vec::new();
     for (module, counters) in telemetry.modules() {
         let labels = |outcome: &str, reason: &str| {

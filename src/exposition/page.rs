@@ -60,9 +60,10 @@ impl<'a> Page<'a> {
         self.text.push(b'{');
         let open = self.text.len();
         labels.write(&mut self.text);
-        match self.text.len() == open {
-            true => self.text[open - 1] = b' ',
-            false => self.text.extend_from_slice(b"} "),
+        if self.text.len() == open {
+            self.text[open - 1] = b' ';
+        } else {
+            self.text.extend_from_slice(b"} ");
         }
         value.write(&mut self.text);
         self.text.push(b'\n');
@@ -148,7 +149,7 @@ pub(super) fn label(text: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 /// A sample's value.
-pub(super) trait Value {
+pub(super) trait Value: Copy {
     fn write(&self, text: &mut Vec<u8>);
 }
 
