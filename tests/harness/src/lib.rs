@@ -22,6 +22,7 @@ pub mod listener;
 pub mod metrics;
 pub mod netns;
 pub mod process;
+pub mod servers;
 
 pub use exporter::Exporter;
 pub use http::Response;
