@@ -1,0 +1,73 @@
+//! The floor: what a connect check costs in a bare epoll loop. Socket, connect, epoll, the
+//! socket's error, close; nothing is measured, judged or written down.
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+/// `floor RATE SECONDS PORT TARGETS`: prints CPU seconds per probe.
+pub(crate) fn main(words: &[String]) {
+    let number = |at: usize| words[at].parse::<u32>().expect("a number");
+    let (rate, seconds, port, targets) = (number(0), number(1), number(2), number(3));
+    let port = u16::try_from(port).expect("a port");
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll");
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
+    let tick = Duration::from_millis(1);
+    let every = Expiration::Interval(TimeSpec::from_duration(tick));
+    timer.set(every, TimerSetTimeFlags::empty()).expect("it ticks");
+    epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX)).expect("it watches");
+
+    println!("started");
+    let cpu = || super::process::cpu(std::process::id());
+    let (begin, before) = (Instant::now(), cpu());
+    let mut sockets: Vec<Option<_>> = (0..4096).map(|_| None).collect();
+    let mut events = vec![EpollEvent::empty(); 256];
+    let (mut started, mut finished) = (0_u64, 0_u64);
+    while begin.elapsed() < Duration::from_secs(seconds.into()) {
+        let count = epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
+        for event in &events[..count] {
+            let key = event.data();
+            if key == u64::MAX {
+                timer.wait().ok();
+                continue;
+            }
+            if let Some(socket) = usize::try_from(key).ok().and_then(|it| sockets[it].take()) {
+                assert_eq!(getsockopt(&socket, sockopt::SocketError), Ok(0));
+                finished += 1;
+            }
+        }
+        let wanted = begin.elapsed().as_micros() as u64 * u64::from(rate) / 1_000_000;
+        while started < wanted && started - finished < 4096 {
+            let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("one");
+            let Some(place) = sockets.get(usize::try_from(started % 4096).expect("small")) else {
+                break;
+            };
+            if place.is_some() {
+                break;
+            }
+            let address =
+                super::fleet::address(u32::try_from(started % u64::from(targets)).expect("small"));
+            let [a, b, c, d] = Ipv4Addr::octets(&address);
+            match connect(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, port)) {
+                Ok(()) | Err(Errno::EINPROGRESS) => {}
+                Err(errno) => panic!("connect: {errno}"),
+            }
+            let key = started % 4096;
+            epoll
+                .add(&socket, EpollEvent::new(EpollFlags::EPOLLOUT | EpollFlags::EPOLLET, key))
+                .expect("it watches");
+            sockets[usize::try_from(key).expect("small")] = Some(socket);
+            started += 1;
+        }
+    }
+    println!("{}", (cpu() - before) / finished as f64);
+}
