@@ -8,10 +8,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
+use crate::config::ModuleEntry;
 use crate::exposition::{self, Format};
 use crate::http::address::{ExternalUrl, RoutePrefix};
-use crate::http::answer::{Body, html, redirect, scrape, text};
+use crate::http::answer::{Body, redirect, scrape, text};
 use crate::http::history::{Entry, History};
+use crate::http::pages::Index;
+use crate::http::pages::listing::Wanted;
 use crate::http::request::{ProbeRequest, Query, invalid_target};
 use crate::live::Live;
 use crate::outcome::{Outcome, Reason};
@@ -62,7 +65,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
         "-/ready" => text(StatusCode::OK, "Ready\n"),
         "-/reload" => reload(&app, request.method()).await,
-        _ => html(pages::index(&app)),
+        _ => index(&app, &query),
     }
 }
 
@@ -144,6 +147,24 @@ fn metrics(_app: &App, headers: &HeaderMap) -> Response<Body> {
 
 fn logs(_app: &App, _query: &Query) -> Response<Body> {
     text(StatusCode::NOT_FOUND, "Probe id not found\n")
+}
+
+/// The page for people, at every path that is nothing else.
+fn index(app: &App, query: &Query) -> Response<Body> {
+    let config = app.live.config();
+    let modules = config.modules.iter().filter(|(_, it)| matches!(it, ModuleEntry::Tcp(_)));
+    let modules: Vec<&str> = modules.map(|(name, _)| &**name).collect();
+    answer::page(
+        pages::index(&Index {
+            rows: &[],
+            recent: &app.history.entries(),
+            modules: &modules,
+            wanted: Wanted::parse(query),
+            isolated: false,
+            now: Timestamp::now(),
+        }),
+        &pages::policy(),
+    )
 }
 
 async fn reload(app: &App, method: &Method) -> Response<Body> {

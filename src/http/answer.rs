@@ -7,7 +7,8 @@ use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    HeaderMap, HeaderValue, LOCATION, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 
@@ -23,10 +24,18 @@ pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     typed(status, "text/plain; charset=utf-8", body)
 }
 
-/// A page.
+/// A page that may do what its policy allows, and tells nobody where its readers go.
 #[must_use]
-pub fn html(body: impl Into<Bytes>) -> Response<Body> {
-    typed(StatusCode::OK, "text/html; charset=utf-8", body)
+pub fn page(body: impl Into<Bytes>, policy: &str) -> Response<Body> {
+    let mut response = typed(StatusCode::OK, "text/html; charset=utf-8", body);
+    let headers = response.headers_mut();
+    if let Ok(policy) = HeaderValue::from_str(policy) {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// JSON.

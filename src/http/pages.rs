@@ -1,51 +1,652 @@
-//! Pages for people.
+//! The page for people: what fails, since when, why, and what to do. Pure but for the clock it is
+//! handed.
+//!
+//! Whole without a script: links and forms do everything. A script that is part of the page keeps
+//! it fresh. Nothing comes from elsewhere, and the policy of [`policy`] lets nothing in. All text
+//! from outside goes through [`Escaped`].
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::http::App;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use jiff::Timestamp;
+use ring::digest::{SHA256, digest};
+
+use crate::http::history::Entry;
+use crate::http::pages::listing::{Listing, Standing, Together, Unit, Wanted};
+use crate::outcome::Outcome;
+use crate::store::{Row, State, Strip};
+
+pub mod listing;
+
+const STYLE: &str = include_str!("pages/style.css");
+const SCRIPT: &str = include_str!("pages/script.js");
+
+/// Characters shown of any one text from outside; enough for every honest one.
+const SHOWN: usize = 300;
+/// On-demand probes on the page. All of them are at `logs`.
+const RECENT: usize = 50;
+
+/// What the page is made of.
+#[derive(Debug)]
+pub struct Index<'a> {
+    /// Every scheduled target.
+    pub rows: &'a [Arc<Row>],
+    /// On-demand probes, newest first.
+    pub recent: &'a [Arc<Entry>],
+    /// Names of the modules that can be probed with.
+    pub modules: &'a [&'a str],
+    /// What the reader asked for.
+    pub wanted: Wanted,
+    /// Whether every canary failed when they were last asked.
+    pub isolated: bool,
+    /// The moment at which it is read.
+    pub now: Timestamp,
+}
+
+/// The `Content-Security-Policy` of the page: its own style and script by their hash, requests to
+/// where it came from, nothing else.
+#[must_use]
+pub fn policy() -> String {
+    let hash = |text: &str| BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; \
+         connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        hash(STYLE),
+        hash(SCRIPT),
+    )
+}
 
 /// The page at `/`.
 #[must_use]
-pub fn index(app: &App) -> String {
-    let mut page = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\
-        <title>tcp_probe_exporter</title></head>\n<body>\n<h1>tcp_probe_exporter</h1>\n\
-        <p><a href=\"metrics\">Metrics</a></p>\n<p><a href=\"config\">Configuration</a></p>\n\
-        <h2>Recent probes</h2>\n<table>\n\
-        <tr><th>Module<th>Target<th>Result<th>Time<th>Log\n"
-        .to_owned();
-    for entry in app.history.entries() {
-        let result = match entry.finding.outcome.cause() {
-            None => "Success".to_owned(),
-            Some((reason, phase)) => format!("<strong>Failure</strong> {reason} ({phase})"),
-        };
-        let _ = writeln!(
-            page,
-            "<tr><td>{}<td>{}<td>{result}<td>{}<td><a href=\"logs?id={}\">Log</a>",
-            Escaped(&entry.module.name),
-            Escaped(&entry.target),
-            crate::log::time(entry.at),
-            entry.id,
-        );
-    }
-    page.push_str("</table>\n</body>\n</html>\n");
+pub fn index(index: &Index<'_>) -> String {
+    let mut page = String::with_capacity(64 * 1024);
+    // Writing to a string cannot fail.
+    let _ = write!(page, "{}", Page(index));
     page
 }
 
-/// Text inside HTML.
+struct Page<'a>(&'a Index<'a>);
+
+impl fmt::Display for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Index { rows, wanted, .. } = self.0;
+        let listing = Listing::new(rows, wanted);
+        head(f, listing.down)?;
+        f.write_str(
+            "<body>\n<a class=\"skip\" href=\"#targets\">Skip to the targets</a>\n\
+             <header><h1>TCP monitors</h1>\n<nav aria-label=\"Other pages\"><ul>\
+             <li><a href=\"metrics\">Metrics</a><li><a href=\"config\">Configuration</a>\
+             <li><a href=\"api/v1/targets\">Targets as JSON</a><li><a href=\"sd\">Service discovery</a>\
+             </ul></nav></header>\n<main>\n",
+        )?;
+        probe_form(f, self.0)?;
+        filter_form(f, wanted)?;
+        f.write_str(
+            "<p id=\"news\" class=\"skip\" role=\"status\"></p>\n\
+             <p id=\"stale\" class=\"banner\" role=\"alert\" hidden>The exporter does not answer: \
+             what follows is old.</p>\n<div id=\"live\">\n",
+        )?;
+        if self.0.isolated {
+            f.write_str(
+                "<p class=\"banner\" role=\"alert\"><strong>This region is cut off:</strong> every \
+                 canary fails. No failure counts against a target until one answers.</p>\n",
+            )?;
+        }
+        targets(f, self.0, &listing)?;
+        recent(f, self.0)?;
+        write!(
+            f,
+            "<footer>tcp_probe_exporter {}, page made at <time datetime=\"{now:.0}\">{now:.0}</time>\
+             </footer>\n</div>\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+            env!("CARGO_PKG_VERSION"),
+            now = self.0.now,
+        )
+    }
+}
+
+fn head(f: &mut fmt::Formatter<'_>, down: usize) -> fmt::Result {
+    let colour = if down > 0 { "%23cf222e" } else { "%232da44e" };
+    f.write_str(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
+    )?;
+    if down > 0 {
+        write!(f, "{down} down, ")?;
+    }
+    write!(
+        f,
+        "TCP monitors</title>\n<link rel=\"icon\" href=\"data:image/svg+xml,\
+         %3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E\
+         %3Ccircle cx='4' cy='4' r='4' fill='{colour}'/%3E%3C/svg%3E\">\n\
+         <style>{STYLE}</style>\n</head>\n"
+    )
+}
+
+fn probe_form(f: &mut fmt::Formatter<'_>, index: &Index<'_>) -> fmt::Result {
+    f.write_str(
+        "<form id=\"probe\" action=\"probe\" method=\"get\" aria-label=\"Probe now\">\n\
+         <label class=\"wide\">Probe a target now <input name=\"target\" required \
+         placeholder=\"host:port\" autocomplete=\"off\" spellcheck=\"false\"></label>\n\
+         <label>Module <select name=\"module\">",
+    )?;
+    for name in index.modules {
+        let selected = if *name == "tcp_connect" { " selected" } else { "" };
+        write!(f, "<option{selected}>{}", Escaped(name))?;
+    }
+    f.write_str(
+        "</select></label>\n<input type=\"hidden\" name=\"debug\" value=\"true\">\
+         <button>Probe</button>\n</form>\n\
+         <pre id=\"answer\" tabindex=\"0\" role=\"region\" aria-label=\"Answer of the probe\" hidden></pre>\n",
+    )
+}
+
+fn filter_form(f: &mut fmt::Formatter<'_>, wanted: &Wanted) -> fmt::Result {
+    write!(
+        f,
+        "<form id=\"filter\" method=\"get\" role=\"search\" aria-label=\"Filter the targets\">\n\
+         <label class=\"wide\">Name, address, label or reason contains <input type=\"search\" name=\"q\" \
+         value=\"{}\" autocomplete=\"off\" spellcheck=\"false\"></label>\n\
+         <label>State <select name=\"state\"><option value=\"\">every",
+        Escaped(&wanted.text)
+    )?;
+    for standing in Standing::ALL {
+        let selected = if wanted.standing == Some(standing) { " selected" } else { "" };
+        let (class, word) = (standing.class(), standing.as_str());
+        write!(f, "<option value=\"{class}\"{selected}>{word}")?;
+    }
+    f.write_str(
+        "</select></label>\n<button>Filter</button>\n\
+         <button id=\"pause\" type=\"button\" aria-pressed=\"false\" hidden>Pause refresh</button>\n</form>\n",
+    )
+}
+
+fn targets(f: &mut fmt::Formatter<'_>, index: &Index<'_>, listing: &Listing<'_>) -> fmt::Result {
+    f.write_str("<h2 id=\"targets\">Targets</h2>\n")?;
+    if index.rows.is_empty() {
+        return f.write_str(
+            "<p>No monitors are configured. Add them under <code>monitors:</code> in the \
+             configuration file, or probe a target by hand above.</p>\n",
+        );
+    }
+    f.write_str("<nav class=\"counts\" aria-label=\"Targets by state\"><ul>")?;
+    for (standing, count) in Standing::ALL.into_iter().zip(listing.counts) {
+        let current = index.wanted.standing == Some(standing);
+        let link =
+            Link { text: &index.wanted.text, standing: (!current).then_some(standing), page: 1 };
+        let aria = if current { " aria-current=\"true\"" } else { "" };
+        let (class, word) = (standing.class(), standing.as_str());
+        write!(f, "<li><a class=\"{class}\" href=\"{link}\"{aria}>{count} {word}</a> ")?;
+    }
+    f.write_str("</ul></nav>\n")?;
+    if listing.rows.is_empty() {
+        return f.write_str("<p>No target is like that.</p>\n");
+    }
+    let first = (listing.page - 1) * listing::PAGE + 1;
+    write!(
+        f,
+        "<table>\n<caption>{first} to {} of {}, those that need attention first. In the strip, \
+         tall is a failure, middle a success, low a probe that could not look; newest right.</caption>\n\
+         <thead><tr><th scope=\"col\">State<th scope=\"col\">Target<th scope=\"col\">Last probe\
+         <th scope=\"col\" class=\"optional\">Latency<th scope=\"col\">Recent\
+         <th scope=\"col\" class=\"optional\">Looked</thead>\n",
+        first + listing.rows.len() - 1,
+        listing.found,
+    )?;
+    let mut current = None;
+    for &(unit, together, row) in &listing.rows {
+        if current != Some(unit) {
+            f.write_str("<tbody>\n")?;
+            heading(f, unit, together, row)?;
+            current = Some(unit);
+        }
+        let within = together.members > 1 || matches!(unit, Unit::Group(_));
+        target(f, row, within, index.now)?;
+    }
+    f.write_str("</table>\n")?;
+    pager(f, &index.wanted, listing)
+}
+
+/// Names the unit above its targets, unless it has only the one.
+fn heading(
+    f: &mut fmt::Formatter<'_>,
+    unit: Unit<'_>,
+    together: Together,
+    row: &Row,
+) -> fmt::Result {
+    let Together { members, not_down, worst } = together;
+    let class = worst.class();
+    match unit {
+        Unit::Group(name) => {
+            let needed = row.target.monitor.group.as_ref().map_or(1, |it| it.min_up.get());
+            let enough = not_down >= usize::try_from(needed).unwrap_or(usize::MAX);
+            let class = if enough { class } else { Standing::Down.class() };
+            writeln!(
+                f,
+                "<tr class=\"unit\"><th scope=\"rowgroup\" colspan=\"6\">Group {} \
+                 <span class=\"more\"><span class=\"{class}\">{not_down} of {members} not down</span>, \
+                 {needed} needed</span>",
+                Escaped(name),
+            )
+        }
+        Unit::Monitor(name) if members > 1 => writeln!(
+            f,
+            "<tr class=\"unit\"><th scope=\"rowgroup\" colspan=\"6\">{} \
+             <span class=\"more\"><span class=\"{class}\">{not_down} of {members} not down</span></span>",
+            Escaped(name),
+        ),
+        Unit::Monitor(_) => Ok(()),
+    }
+}
+
+fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, now: Timestamp) -> fmt::Result {
+    let state = row.state().clone();
+    let standing = Standing::of(&state);
+    let monitor = &row.target.monitor;
+    let within = if within { " class=\"within\"" } else { "" };
+    write!(
+        f,
+        "<tr{within}><td><span class=\"state {}\">{}</span>",
+        standing.class(),
+        standing.as_str()
+    )?;
+    if let Some(at) = state.last_change_at {
+        write!(f, "<br><span class=\"more\">for {}</span>", Age::since(at, now))?;
+    }
+    write!(f, "<th scope=\"row\">{}", Escaped(&monitor.name))?;
+    if let Some(service) = &row.target.service {
+        write!(f, " <span class=\"address\">({})</span>", Escaped(service))?;
+    }
+    write!(f, "<br><span class=\"address\">{}</span>", Escaped(&row.target.address.to_string()))?;
+    let role = monitor.group.as_ref().and_then(|it| it.role.as_deref()).map(|it| ("role", it));
+    let labels = monitor.labels.iter().map(|(name, value)| (&**name, &**value));
+    for (index, (name, value)) in role.into_iter().chain(labels).take(8).enumerate() {
+        f.write_str(if index == 0 { "<br><span class=\"more\">" } else { " " })?;
+        write!(f, "{}={}", Escaped(name), Escaped(value))?;
+    }
+    if role.is_some() || !monitor.labels.is_empty() {
+        f.write_str("</span>")?;
+    }
+    f.write_str("<td class=\"why\">")?;
+    last_probe(f, &state)?;
+    let link = ProbeLink { target: &row.target.address.to_string(), module: &monitor.module.name };
+    write!(
+        f,
+        " <a class=\"now more\" href=\"{link}\">Probe now</a><td class=\"number optional\">"
+    )?;
+    if let Some(latency) = state.last.as_ref().and_then(|it| it.latency) {
+        write!(f, "{}", Latency(latency))?;
+    }
+    write!(f, "<td>{}<td class=\"number optional\">", Bars(state.strip))?;
+    match &state.last {
+        Some(last) => writeln!(f, "{} ago", Age::since(last.at, now)),
+        None => writeln!(f, "not yet"),
+    }
+}
+
+fn last_probe(f: &mut fmt::Formatter<'_>, state: &State) -> fmt::Result {
+    let Some(last) = &state.last else { return f.write_str("none yet") };
+    let Some((reason, phase)) = last.outcome.cause() else { return f.write_str("success") };
+    write!(f, "<strong>{reason}</strong> in {phase}")?;
+    if state.judgement.consecutive_failures() > 1 {
+        write!(f, ", {} times", state.judgement.consecutive_failures())?;
+    }
+    if let Some(ip) = last.ip {
+        write!(f, ", {ip}")?;
+    }
+    if let Some(detail) = &last.detail {
+        write!(f, "<br><span class=\"more\">{}</span>", Escaped(detail))?;
+    }
+    write!(f, "<br>{}", Escaped(reason.advice()))
+}
+
+fn pager(f: &mut fmt::Formatter<'_>, wanted: &Wanted, listing: &Listing<'_>) -> fmt::Result {
+    let Listing { page, pages, .. } = *listing;
+    if pages == 1 {
+        return Ok(());
+    }
+    let link = |page| Link { text: &wanted.text, standing: wanted.standing, page };
+    f.write_str("<nav aria-label=\"Pages\"><ul>")?;
+    if page > 1 {
+        write!(f, "<li><a href=\"{}\">First</a>", link(1))?;
+        write!(f, "<li><a rel=\"prev\" href=\"{}\">Previous</a>", link(page - 1))?;
+    }
+    write!(f, "<li>Page {page} of {pages}")?;
+    if page < pages {
+        write!(f, "<li><a rel=\"next\" href=\"{}\">Next</a>", link(page + 1))?;
+        write!(f, "<li><a href=\"{}\">Last</a>", link(pages))?;
+    }
+    f.write_str("</ul></nav>\n")
+}
+
+fn recent(f: &mut fmt::Formatter<'_>, index: &Index<'_>) -> fmt::Result {
+    f.write_str("<h2 id=\"recent\">Recent probes on demand</h2>\n")?;
+    if index.recent.is_empty() {
+        return f.write_str("<p>None yet.</p>\n");
+    }
+    write!(
+        f,
+        "<table>\n<caption>The newest {} of {}; failures are kept longer.</caption>\n\
+         <thead><tr><th scope=\"col\">Outcome<th scope=\"col\">Target\
+         <th scope=\"col\" class=\"optional\">Module<th scope=\"col\" class=\"optional\">Took\
+         <th scope=\"col\">Ended<th scope=\"col\">Log</thead>\n<tbody>\n",
+        index.recent.len().min(RECENT),
+        index.recent.len(),
+    )?;
+    for entry in index.recent.iter().take(RECENT) {
+        let outcome = entry.finding.outcome;
+        let class = match outcome {
+            Outcome::Success => "up",
+            Outcome::Failure(..) => "down",
+            Outcome::Inconclusive(..) => "blind",
+        };
+        write!(f, "<tr><td><span class=\"state {class}\">{}</span>", outcome.as_str())?;
+        if let Some((reason, phase)) = outcome.cause() {
+            write!(f, "<br><span class=\"more\">{reason} in {phase}</span>")?;
+        }
+        writeln!(
+            f,
+            "<th scope=\"row\">{}<td class=\"optional\">{}<td class=\"number optional\">{}\
+             <td class=\"number\"><time datetime=\"{:.0}\">{} ago</time><td><a href=\"logs?id={id}\" \
+             aria-label=\"Log of probe {id}\">Log</a>",
+            Escaped(&entry.target),
+            Escaped(&entry.module.name),
+            Latency(entry.finding.duration),
+            entry.at,
+            Age::between(entry.at, index.now),
+            id = entry.id,
+        )?;
+    }
+    f.write_str("</table>\n")
+}
+
+/// A link to this page with another choice of targets.
+struct Link<'a> {
+    text: &'a str,
+    standing: Option<Standing>,
+    page: usize,
+}
+
+impl fmt::Display for Link<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        if !self.text.is_empty() {
+            query.append_pair("q", self.text);
+        }
+        if let Some(standing) = self.standing {
+            query.append_pair("state", standing.class());
+        }
+        if self.page > 1 {
+            query.append_pair("page", &self.page.to_string());
+        }
+        write!(f, "?{}", Escaped(&query.finish()))
+    }
+}
+
+/// A link that probes a target.
+struct ProbeLink<'a> {
+    target: &'a str,
+    module: &'a str,
+}
+
+impl fmt::Display for ProbeLink<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut query = form_urlencoded::Serializer::new("debug=true".to_owned());
+        query.append_pair("module", self.module).append_pair("target", self.target);
+        write!(f, "probe?{}", Escaped(&query.finish()))
+    }
+}
+
+/// The strip of recent outcomes: told apart by height as well as by colour.
+struct Bars(Strip);
+
+impl fmt::Display for Bars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcomes: Vec<usize> = self.0.outcomes().collect();
+        let count = |wanted| outcomes.iter().filter(|&&it| it == wanted).count();
+        write!(
+            f,
+            "<svg viewBox=\"0 0 128 16\" role=\"img\" aria-label=\"last {}: {} success, {} failure, \
+             {} inconclusive\">",
+            outcomes.len(),
+            count(0),
+            count(1),
+            count(2),
+        )?;
+        // One path for each outcome: the newest bar always ends at the right edge.
+        let first = Strip::LENGTH - outcomes.len();
+        for (wanted, class, top) in [(0, 's', 5), (1, 'f', 0), (2, 'i', 11)] {
+            if count(wanted) == 0 {
+                continue;
+            }
+            write!(f, "<path class=\"{class}\" d=\"")?;
+            for (index, _) in outcomes.iter().enumerate().filter(|&(_, &it)| it == wanted) {
+                write!(f, "M{} {top}h3V16h-3z", (first + index) * 4)?;
+            }
+            f.write_str("\"/>")?;
+        }
+        f.write_str("</svg>")
+    }
+}
+
+/// A span of time in its largest unit.
+struct Age(i64);
+
+impl Age {
+    fn between(then: Timestamp, now: Timestamp) -> Self {
+        Self(now.as_second() - then.as_second())
+    }
+
+    /// Since a moment in Unix seconds.
+    fn since(then: f64, now: Timestamp) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
+        Self(now.as_second().saturating_sub(then as i64))
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.max(0) {
+            seconds @ 0..120 => write!(f, "{seconds} s"),
+            seconds @ 120..7_200 => write!(f, "{} min", seconds / 60),
+            seconds @ 7_200..172_800 => write!(f, "{} h", seconds / 3_600),
+            seconds => write!(f, "{} d", seconds / 86_400),
+        }
+    }
+}
+
+/// A time that a probe took, with three digits.
+struct Latency(Duration);
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (value, unit) = match self.0.as_secs_f64() {
+            seconds if seconds < 0.000_999_5 => (seconds * 1e6, "µs"),
+            seconds if seconds < 0.999_5 => (seconds * 1e3, "ms"),
+            seconds => (seconds, "s"),
+        };
+        let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+        write!(f, "{value:.digits$} {unit}")
+    }
+}
+
+/// Text inside HTML, between tags or in a quoted attribute: at most [`SHOWN`] characters, and
+/// those that steer a terminal or turn the reading direction spelled out.
 pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for it in self.0.chars() {
+        for (index, it) in self.0.chars().enumerate() {
+            if index == SHOWN {
+                return f.write_char('…');
+            }
             match it {
                 '&' => f.write_str("&amp;")?,
                 '<' => f.write_str("&lt;")?,
                 '>' => f.write_str("&gt;")?,
                 '"' => f.write_str("&#34;")?,
                 '\'' => f.write_str("&#39;")?,
+                it if it.is_control() || is_invisible(it) => write!(f, "{}", it.escape_unicode())?,
                 it => f.write_char(it)?,
             }
         }
         Ok(())
+    }
+}
+
+/// Marks, embeddings, overrides and isolates of direction, separators, joiners and the like.
+fn is_invisible(it: char) -> bool {
+    matches!(it, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::listing::tests::row;
+    use super::*;
+    use crate::http::request::Query;
+    use crate::module::Module;
+    use crate::outcome::{Finding, Phase, Reason};
+
+    const HOSTILE: &str = "\"><script>alert(1)</script>'&\u{202e}\u{7}";
+
+    fn page(rows: &[Arc<Row>], recent: &[Arc<Entry>], query: &str) -> String {
+        index(&Index {
+            rows,
+            recent,
+            modules: &["tcp_connect", HOSTILE],
+            wanted: Wanted::parse(&Query::parse(query)),
+            isolated: true,
+            now: Timestamp::from_second(1_100).unwrap(),
+        })
+    }
+
+    fn entry(target: &str, outcome: Outcome) -> Arc<Entry> {
+        let mut finding = Finding::new(outcome, Duration::from_secs(10));
+        finding.duration = Duration::from_micros(1_234);
+        Arc::new(Entry {
+            id: 7,
+            at: Timestamp::from_second(1_000).unwrap(),
+            module: Arc::new(Module::connect(HOSTILE)),
+            hostname: None,
+            target: target.to_owned(),
+            finding,
+            lines: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn says_what_fails_since_when_why_and_what_to_do() {
+        let rows = [row("orders-db", None, "oxxx"), row("fine", None, "o")];
+        let page = page(&rows, &[], "");
+        for expected in [
+            "<title>1 down, TCP monitors</title>",
+            "<span class=\"state down\">down</span><br><span class=\"more\">for 97 s</span>",
+            "<strong>refused</strong> in connect, 3 times",
+            "nothing listens on this port",
+            "aria-label=\"last 4: 1 success, 3 failure, 0 inconclusive\"",
+            "<td class=\"number optional\">1.50 ms",
+            "<a class=\"down\" href=\"?state=down\">1 down</a>",
+        ] {
+            assert!(page.contains(expected), "`{expected}` is missing in {page}");
+        }
+    }
+
+    #[test]
+    fn everything_from_outside_is_escaped() {
+        let rows = [row(HOSTILE, Some(HOSTILE), "xxx")];
+        let refused = Outcome::because(Reason::Refused, Phase::Connect);
+        let recent = [entry(HOSTILE, refused)];
+        let query: String = form_urlencoded::byte_serialize(HOSTILE.as_bytes()).collect();
+        for query in [String::new(), format!("q={query}"), format!("q={query}&state=up")] {
+            let page = page(&rows, &recent, &query);
+            assert_eq!(page.matches("<script>").count(), 1, "{page}");
+            assert!(!page.contains("<b>"), "{page}");
+            assert!(!page.contains('\u{202e}') && !page.contains('\u{7}'), "{page}");
+            assert!(page.contains(
+                "&#34;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&#39;&amp;\\u{202e}\\u{7}"
+            ));
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!(Escaped(&"x".repeat(5_000)).to_string().chars().count(), SHOWN + 1);
+    }
+
+    #[test]
+    fn groups_say_how_many_are_needed() {
+        let rows = [row("a", Some("pair"), "xxx"), row("b", Some("pair"), "o")];
+        let page = page(&rows, &[], "");
+        assert!(
+            page.contains("Group pair <span class=\"more\"><span class=\"down\">1 of 2 not down")
+        );
+        assert!(page.contains("1 needed"));
+    }
+
+    #[test]
+    fn links_keep_the_filter() {
+        let rows: Vec<_> = (0..250).map(|it| row(&format!("m{it}"), None, "o")).collect();
+        let page = page(&rows, &[], "q=m%26&state=up&page=2");
+        assert!(page.contains("No target is like that"));
+        let page = self::page(&rows, &[], "q=m&state=up&page=2");
+        assert!(page.contains("href=\"?q=m&amp;state=up&amp;page=3\""), "{page}");
+    }
+
+    #[test]
+    fn the_policy_names_the_hashes_of_what_the_page_holds() {
+        let page = page(&[], &[], "");
+        let policy = policy();
+        for tag in ["style", "script"] {
+            let start = page.find(&format!("<{tag}>")).unwrap() + tag.len() + 2;
+            let end = start + page[start..].find(&format!("</{tag}>")).unwrap();
+            let hash = BASE64_STANDARD.encode(digest(&SHA256, &page.as_bytes()[start..end]));
+            assert!(policy.contains(&format!("{tag}-src 'sha256-{hash}'")), "{policy}");
+        }
+        for unsafe_word in ["unsafe-inline", "unsafe-eval", "*", "http"] {
+            assert!(!policy.contains(unsafe_word), "{policy}");
+        }
+        for attribute in [" style=", " onclick=", " src="] {
+            assert!(!page.contains(attribute), "{attribute}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_at_a_glance() {
+        for (micros, expected) in [
+            (7, "7.00 µs"),
+            (999, "999 µs"),
+            (1_234, "1.23 ms"),
+            (45_678, "45.7 ms"),
+            (456_789, "457 ms"),
+            (12_345_678, "12.3 s"),
+        ] {
+            assert_eq!(Latency(Duration::from_micros(micros)).to_string(), expected);
+        }
+        for (seconds, expected) in
+            [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7_200, "2 h"), (200_000, "2 d")]
+        {
+            assert_eq!(Age(seconds).to_string(), expected);
+        }
+    }
+
+    /// The whole of a large fleet is sorted for every page, so it must be cheap.
+    #[test]
+    fn ten_thousand_targets_make_a_small_page() {
+        let stories = ["oooooooo", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "oox", "oo?", ""];
+        let rows: Vec<_> = (0..10_000)
+            .map(|it| row(&format!("monitor-{it}"), None, stories[it % stories.len()]))
+            .collect();
+        let refused = Outcome::because(Reason::Refused, Phase::Connect);
+        let recent: Vec<_> = (0..200).map(|_| entry("db.example.com:5432", refused)).collect();
+        let start = Instant::now();
+        let page = page(&rows, &recent, "");
+        let elapsed = start.elapsed();
+        println!("10,000 targets: {} bytes in {elapsed:?}", page.len());
+        assert!(page.len() < 300_000, "{} bytes", page.len());
+        assert!(elapsed < Duration::from_secs(2), "{elapsed:?} even without optimisation");
     }
 }
