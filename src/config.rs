@@ -1,7 +1,13 @@
 //! The configuration in force: modules, monitors, access rules; built from files, checked whole.
+//!
+//! Text becomes a tree that knows its lines (`yaml`), the tree becomes values (`read`, `modules`,
+//! `monitors`, `file_sd`, `access`), and `lint` looks at all of them together. Nothing downstream
+//! checks again. Every problem is noted with its place and reading goes on, so that a person sees
+//! all of them at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +16,18 @@ use crate::guard::Access;
 use crate::module::Module;
 use crate::monitor::Monitor;
 
+mod access;
+mod duration;
+mod file_sd;
+mod files;
+mod lint;
+mod load;
+mod modules;
+mod monitors;
+mod read;
+mod show;
+mod yaml;
+
 /// A module of the configuration.
 #[derive(Clone, Debug)]
 pub enum ModuleEntry {
@@ -17,7 +35,7 @@ pub enum ModuleEntry {
     Tcp(Arc<Module>),
     /// One of another prober of `blackbox_exporter`: kept, so that `/probe` can say so.
     Other {
-        /// `http`, `icmp`, …
+        /// `http`, `icmp`, …; empty for a module without content.
         prober: String,
     },
 }
@@ -32,7 +50,7 @@ pub struct Canary {
 }
 
 /// Something wrong, or worth a warning, in a configuration file.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Diagnostic {
     /// The file, as the user named it.
     pub file: PathBuf,
@@ -45,7 +63,7 @@ pub struct Diagnostic {
 }
 
 impl fmt::Display for Diagnostic {
-    /// One line: `file:line: path: message`.
+    /// One line, in the form that editors jump to.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         if let Some(line) = self.line {
@@ -61,7 +79,7 @@ impl fmt::Display for Diagnostic {
 /// A configuration that was checked whole.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// By name.
+    /// By name: the embedded ones, and those of the file, which win.
     pub modules: BTreeMap<Arc<str>, ModuleEntry>,
     /// In the order of the files. Invariant: names unique.
     pub monitors: Vec<Arc<Monitor>>,
@@ -71,8 +89,10 @@ pub struct Config {
     pub canaries: Vec<Canary>,
     /// Upper bounds of the duration histogram in seconds, ascending; empty switches it off.
     pub buckets: Arc<[f64]>,
-    /// What `/config` shows: YAML with every default filled in and secrets hidden.
-    pub text: String,
+    /// Globs of further files, relative ones resolved.
+    pub monitor_files: Vec<PathBuf>,
+    /// Everything that was read: the file, then what the globs found.
+    pub files: Vec<PathBuf>,
     /// SHA-256 of everything that was read, lower-case hexadecimal.
     pub fingerprint: String,
 }
@@ -90,23 +110,39 @@ impl Config {
     /// The configuration without a file: the embedded modules and no monitors.
     #[must_use]
     pub fn embedded() -> Self {
-        let module = Arc::new(Module::connect("tcp_connect"));
-        Self {
-            modules: BTreeMap::from([(module.name.clone(), ModuleEntry::Tcp(module))]),
-            monitors: Vec::new(),
-            access: Arc::default(),
-            canaries: Vec::new(),
-            buckets: Arc::new([]),
-            text: String::new(),
-            fingerprint: String::new(),
-        }
+        load::embedded()
     }
 
     /// Reads a file, and the monitor files it names; without a path, the embedded configuration.
     ///
     /// # Errors
     /// Everything that is wrong, not the first thing only.
-    pub fn load(_path: Option<&Path>) -> Result<Loaded, Vec<Diagnostic>> {
-        Ok(Loaded { config: Self::embedded(), warnings: Vec::new() })
+    pub fn load(path: Option<&Path>) -> Result<Loaded, Vec<Diagnostic>> {
+        match path {
+            None => Ok(Loaded { config: Self::embedded(), warnings: Vec::new() }),
+            Some(path) => load::load(path),
+        }
+    }
+
+    /// What [`Config::fingerprint`] would be if the files were read again, without reading what
+    /// they mean. Cheap enough to ask every few seconds.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn fingerprint_now(&self) -> io::Result<String> {
+        match self.files.first() {
+            None => Ok(self.fingerprint.clone()),
+            Some(path) => files::fingerprint(path, &self.monitor_files),
+        }
+    }
+
+    /// What `/config` shows: YAML with every default filled in and secrets hidden. A file that
+    /// [`Config::load`] reads back, but for the secrets and the modules of other probers.
+    #[must_use]
+    pub fn text(&self) -> String {
+        show::config(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

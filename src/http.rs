@@ -60,7 +60,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
     match route {
         "probe" => probe(&app, &query, request.headers()).await,
         "metrics" => metrics(&app, request.headers()),
-        "config" => text(StatusCode::OK, app.live.config().text.clone()),
+        "config" => text(StatusCode::OK, app.live.config().text()),
         "logs" => logs(&app, &query),
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
         "-/ready" => text(StatusCode::OK, "Ready\n"),

@@ -1,0 +1,73 @@
+//! Reading files, bounded, and telling whether they changed.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use ring::digest;
+
+/// Largest file that is read, in bytes. Room for hundreds of thousands of monitors.
+const MAX_SIZE: u64 = 64 * 1024 * 1024;
+/// Most files that globs may find.
+pub(super) const MAX_FILES: usize = 10_000;
+
+/// SHA-256 over several files: which, and what is in them.
+pub(super) struct Fingerprint(digest::Context);
+
+impl Fingerprint {
+    pub(super) fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    pub(super) fn add(&mut self, path: &Path, content: &[u8]) {
+        let name = path.as_os_str().as_encoded_bytes();
+        for part in [name, content] {
+            // Lengths between the parts, so that no two sets of files look the same.
+            self.0.update(&part.len().to_be_bytes());
+            self.0.update(part);
+        }
+    }
+
+    pub(super) fn finish(self) -> String {
+        self.0.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Reads a file of bounded size.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::other("it is a directory: name a file"));
+    }
+    let mut content = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_SIZE {
+        let limit = MAX_SIZE / 1024 / 1024;
+        return Err(io::Error::other(format!("it is larger than {limit} MiB: split it")));
+    }
+    Ok(content)
+}
+
+/// Files that match globs, each once, sorted within each glob.
+pub(super) fn expand(globs: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for pattern in globs {
+        let Some(paths) = pattern.to_str().and_then(|it| glob::glob(it).ok()) else { continue };
+        for path in paths.filter_map(Result::ok).filter(|it| it.is_file()) {
+            if found.len() <= MAX_FILES && !found.contains(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Reads everything again, for its fingerprint only.
+pub(super) fn fingerprint(path: &Path, globs: &[PathBuf]) -> io::Result<String> {
+    let mut fingerprint = Fingerprint::new();
+    fingerprint.add(path, &read(path)?);
+    for path in expand(globs) {
+        fingerprint.add(&path, &read(&path)?);
+    }
+    Ok(fingerprint.finish())
+}

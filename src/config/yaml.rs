@@ -1,0 +1,338 @@
+//! YAML as a tree in which every node knows its line. Bounded: nesting, nodes, aliases.
+//!
+//! The habits are those of Go's yaml.v3, since existing files were written against it: only the
+//! first document counts, `<<` merges, duplicate keys are errors, scalars keep their text until
+//! a field says what it wants to be.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use granit_parser::{Event, Parser, ScalarStyle, ScanError, Tag};
+
+/// Deepest nesting of lists and mappings.
+const MAX_DEPTH: usize = 64;
+/// Most nodes of one file, each alias counted as what it stands for.
+const MAX_NODES: usize = 5_000_000;
+/// Mappings up to this size are searched for duplicate keys pair by pair.
+const FEW_KEYS: usize = 16;
+
+/// A value and where it begins. Cloning shares the children.
+#[derive(Clone, Debug)]
+pub(super) struct Node<'text> {
+    /// From 1.
+    pub(super) line: u32,
+    pub(super) kind: Kind<'text>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Kind<'text> {
+    /// Text without quotes, whose meaning the field decides.
+    Plain(Cow<'text, str>),
+    /// Text in quotes, a block scalar, or one tagged `!!str`.
+    Quoted(Cow<'text, str>),
+    /// Decoded from `!!binary`.
+    Binary(Rc<[u8]>),
+    List(Rc<[Node<'text>]>),
+    Map(Rc<[Entry<'text>]>),
+}
+
+/// A key of a mapping and its value.
+#[derive(Clone, Debug)]
+pub(super) struct Entry<'text> {
+    pub(super) key: Cow<'text, str>,
+    /// Line of the key.
+    pub(super) line: u32,
+    pub(super) value: Node<'text>,
+}
+
+/// What is wrong with the text itself.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Fault {
+    pub(super) line: u32,
+    pub(super) message: String,
+}
+
+impl Node<'_> {
+    /// Whether nothing was given: `key:`, `~`, `null`.
+    pub(super) fn is_null(&self) -> bool {
+        match &self.kind {
+            Kind::Plain(text) => matches!(&**text, "" | "~" | "null" | "Null" | "NULL"),
+            Kind::Quoted(_) | Kind::Binary(_) | Kind::List(_) | Kind::Map(_) => false,
+        }
+    }
+
+    /// What it is, for a message.
+    pub(super) fn describe(&self) -> String {
+        match &self.kind {
+            Kind::Plain(_) if self.is_null() => "nothing".to_owned(),
+            Kind::Plain(text) | Kind::Quoted(text) => format!("`{}`", excerpt(text)),
+            Kind::Binary(_) => "binary data".to_owned(),
+            Kind::List(_) => "a list".to_owned(),
+            Kind::Map(_) => "a mapping".to_owned(),
+        }
+    }
+}
+
+/// A text short enough for one line of a message.
+pub(super) fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let mut short: String = text.chars().take(LONGEST).collect::<String>().escape_debug().collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// Reads the first document of a text; `None` if there is nothing in it.
+///
+/// # Errors
+/// What is wrong: at most one syntax error, but every duplicate key before it.
+pub(super) fn parse(text: &str) -> Result<Option<Node<'_>>, Vec<Fault>> {
+    let options = granit_parser::options! { emit_comments: false };
+    let mut tree = Tree::default();
+    let mut last_line = 1;
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = match event {
+            Ok(it) => it,
+            Err(err) => {
+                tree.faults.push(syntax(&err));
+                return Err(tree.faults);
+            }
+        };
+        let line = u32::try_from(span.start.line()).unwrap_or(u32::MAX);
+        last_line = line.max(last_line);
+        let end = matches!(event, Event::DocumentEnd);
+        if let Err(message) = tree.take(event, line) {
+            tree.faults.push(Fault { line, message });
+            return Err(tree.faults);
+        }
+        if end {
+            break;
+        }
+    }
+    if tree.faults.is_empty() { Ok(tree.root) } else { Err(tree.faults) }
+}
+
+fn syntax(err: &ScanError) -> Fault {
+    let line = u32::try_from(err.marker().line()).unwrap_or(u32::MAX);
+    Fault {
+        line,
+        message: format!("this is no YAML: {} (column {})", err.info(), err.marker().col() + 1),
+    }
+}
+
+/// A collection whose end was not seen yet.
+struct Open<'text> {
+    line: u32,
+    anchor: usize,
+    /// Nodes seen before this one.
+    before: usize,
+    children: Children<'text>,
+}
+
+enum Children<'text> {
+    List(Vec<Node<'text>>),
+    Map {
+        entries: Vec<Entry<'text>>,
+        /// A key that waits for its value.
+        key: Option<(Cow<'text, str>, u32)>,
+        merges: Vec<Node<'text>>,
+        merging: bool,
+    },
+}
+
+#[derive(Default)]
+struct Tree<'text> {
+    root: Option<Node<'text>>,
+    open: Vec<Open<'text>>,
+    /// Finished anchored nodes and how many nodes each stands for.
+    anchors: HashMap<usize, (Node<'text>, usize)>,
+    nodes: usize,
+    faults: Vec<Fault>,
+}
+
+impl<'text> Tree<'text> {
+    fn take(&mut self, event: Event<'text>, line: u32) -> Result<(), String> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let before = self.nodes;
+                self.count(1)?;
+                let kind = scalar(text, style, tag.as_deref())?;
+                self.finish(Node { line, kind }, anchor, before)
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                self.begin(line, anchor, Children::List(Vec::new()))
+            }
+            Event::MappingStart(_, anchor, _) => self.begin(
+                line,
+                anchor,
+                Children::Map {
+                    entries: Vec::new(),
+                    key: None,
+                    merges: Vec::new(),
+                    merging: false,
+                },
+            ),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(open) = self.open.pop() else { return Ok(()) };
+                let kind = match open.children {
+                    Children::List(items) => Kind::List(items.into()),
+                    Children::Map { entries, merges, .. } => {
+                        Kind::Map(self.merge(entries, &merges)?.into())
+                    }
+                };
+                self.finish(Node { line: open.line, kind }, open.anchor, open.before)
+            }
+            Event::Alias(anchor) => {
+                let Some((node, weight)) = self.anchors.get(&anchor) else {
+                    return Err("an alias stands inside its own anchor".to_owned());
+                };
+                let (node, weight) = (node.clone(), *weight);
+                let before = self.nodes;
+                self.count(weight)?;
+                self.finish(node, 0, before)
+            }
+            Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(..)
+            | Event::DocumentEnd => Ok(()),
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, nodes: usize) -> Result<(), String> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        if self.nodes > MAX_NODES {
+            return Err(format!(
+                "more than {MAX_NODES} values, aliases counted as what they repeat"
+            ));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, line: u32, anchor: usize, children: Children<'text>) -> Result<(), String> {
+        if self.open.len() == MAX_DEPTH {
+            return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+        }
+        let before = self.nodes;
+        self.count(1)?;
+        self.open.push(Open { line, anchor, before, children });
+        Ok(())
+    }
+
+    fn finish(&mut self, node: Node<'text>, anchor: usize, before: usize) -> Result<(), String> {
+        if anchor != 0 {
+            let weight = self.nodes.saturating_sub(before);
+            self.anchors.insert(anchor, (node.clone(), weight));
+        }
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        match &mut open.children {
+            Children::List(items) => items.push(node),
+            Children::Map { entries, key, merges, merging } => {
+                if *merging {
+                    *merging = false;
+                    merges.push(node);
+                } else if let Some((key, line)) = key.take() {
+                    entries.push(Entry { key, line, value: node });
+                } else {
+                    match node.kind {
+                        Kind::Plain(text) if text == "<<" => *merging = true,
+                        Kind::Plain(text) | Kind::Quoted(text) => *key = Some((text, node.line)),
+                        Kind::Binary(_) | Kind::List(_) | Kind::Map(_) => {
+                            return Err("a key is a list, a mapping or binary: write a word".into());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds duplicate keys, then adds what `<<` brings; a key that is written out wins.
+    fn merge(
+        &mut self,
+        mut entries: Vec<Entry<'text>>,
+        merges: &[Node<'text>],
+    ) -> Result<Vec<Entry<'text>>, String> {
+        self.report_duplicates(&entries);
+        for node in merges {
+            let sources = match &node.kind {
+                Kind::Map(_) => std::slice::from_ref(node),
+                Kind::List(nodes) => nodes,
+                Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_) => &[],
+            };
+            if sources.is_empty() {
+                return Err("`<<` needs a mapping or a list of mappings: write `<<: *name`".into());
+            }
+            let mut seen: HashSet<Cow<'text, str>> =
+                entries.iter().map(|it| it.key.clone()).collect();
+            for source in sources {
+                let Kind::Map(inherited) = &source.kind else {
+                    return Err("`<<` needs mappings: write `<<: [*one, *two]`".into());
+                };
+                self.count(inherited.len())?;
+                for entry in inherited.iter() {
+                    if seen.insert(entry.key.clone()) {
+                        entries.push(entry.clone());
+                    }
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    fn report_duplicates(&mut self, entries: &[Entry<'text>]) {
+        let mut report = |entry: &Entry<'_>, first: u32| {
+            self.faults.push(Fault {
+                line: entry.line,
+                message: format!(
+                    "`{}` is given twice, first in line {first}: remove one",
+                    excerpt(&entry.key)
+                ),
+            });
+        };
+        if entries.len() <= FEW_KEYS {
+            for (index, entry) in entries.iter().enumerate() {
+                if let Some(first) = entries[..index].iter().find(|it| it.key == entry.key) {
+                    report(entry, first.line);
+                }
+            }
+            return;
+        }
+        let mut seen: HashMap<&str, u32> = HashMap::with_capacity(entries.len());
+        for entry in entries {
+            match seen.get(&*entry.key) {
+                Some(&first) => report(entry, first),
+                None => {
+                    seen.insert(&entry.key, entry.line);
+                }
+            }
+        }
+    }
+}
+
+fn scalar<'text>(
+    text: Cow<'text, str>,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+) -> Result<Kind<'text>, String> {
+    let suffix = tag.map(|it| Tag::suffix(it));
+    if suffix == Some("binary") {
+        let compact: String = text.split_whitespace().collect();
+        return match STANDARD.decode(compact) {
+            Ok(bytes) => Ok(Kind::Binary(bytes.into())),
+            Err(_) => Err("`!!binary` is followed by something that is no base64".to_owned()),
+        };
+    }
+    if matches!(style, ScalarStyle::Plain) && suffix != Some("str") {
+        Ok(Kind::Plain(text))
+    } else {
+        Ok(Kind::Quoted(text))
+    }
+}
