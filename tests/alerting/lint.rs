@@ -1,0 +1,1 @@
+//! What a reviewer would ask of every rule.
