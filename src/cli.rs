@@ -3,6 +3,7 @@
 //! Only this module and `main` know clap. It turns words into [`Settings`] and does nothing else.
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use tracing::Level;
 
 use crate::http::address::{ExternalUrl, ListenAddress};
 use crate::log;
-use crate::settings::{Settings, Shard};
+use crate::monitor::Shard;
+use crate::settings::Settings;
 
 pub mod probe;
 
@@ -121,8 +123,8 @@ struct Serve {
     #[arg(long = "shard", value_name = "INDEX", default_value_t = 0)]
     shard: u32,
     /// Among how many exporters the monitors are shared out.
-    #[arg(long = "total-shards", value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
-    total_shards: u32,
+    #[arg(long = "total-shards", value_name = "COUNT", default_value = "1")]
+    total_shards: NonZeroU32,
     /// Print the version and end.
     #[arg(long = "version")]
     version: bool,
@@ -192,12 +194,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Wish, UsageErr
 
 impl Serve {
     fn settings(self) -> Result<Settings, String> {
-        if self.shard >= self.total_shards {
-            return Err(format!(
-                "--shard {} must be less than --total-shards {}",
-                self.shard, self.total_shards
-            ));
-        }
+        let shard = Shard::new(self.shard, self.total_shards).ok_or_else(|| {
+            format!("--shard {} must be less than --total-shards {}", self.shard, self.total_shards)
+        })?;
         let external_url = match self.external_url.as_str() {
             "" => None,
             url => {
@@ -225,7 +224,7 @@ impl Serve {
             history_limit: self.history_limit,
             log: log::Settings { format: self.log_format, level: self.log_level, probe },
             log_warning,
-            shard: Shard { index: self.shard, total: self.total_shards },
+            shard,
         })
     }
 }

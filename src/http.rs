@@ -1,12 +1,19 @@
 //! The surface: endpoints over HTTP. Translates requests, decides nothing about targets.
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, HeaderMap};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{
+    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tokio::sync::{Semaphore, watch};
+use tracing::Level;
 
 use crate::config::ModuleEntry;
 use crate::exposition::{self, Format};
@@ -17,19 +24,26 @@ use crate::http::pages::Index;
 use crate::http::pages::listing::Wanted;
 use crate::http::request::{ProbeRequest, Query, invalid_target};
 use crate::live::Live;
-use crate::outcome::{Outcome, Reason};
+use crate::outcome::{Finding, Outcome, Phase, Reason};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
+use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 pub mod address;
 pub mod answer;
 pub mod connection;
 pub mod history;
+pub mod logs;
 pub mod pages;
 pub mod request;
+pub mod web;
 
 /// Most bytes that one probe may write down.
 const JOURNAL_BYTES: usize = 16 * 1024;
+/// What must be escaped in the path of a redirect.
+const PATH: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'\\');
 
 /// What the endpoints need.
 #[derive(Debug)]
@@ -38,35 +52,102 @@ pub struct App {
     pub live: Arc<Live>,
     /// Carries out probes.
     pub prober: Arc<Prober>,
+    /// What is known of every monitor.
+    pub store: Arc<Store>,
+    /// What the exporter counts about itself.
+    pub telemetry: Arc<Telemetry>,
     /// Recent results of `/probe`.
     pub history: History,
     /// Places for probes on demand.
     pub places: Semaphore,
     /// Subtracted from the scrape timeout.
     pub timeout_offset_seconds: f64,
+    /// Least level of what is shown and logged of a probe's own notes.
+    pub log_level: Level,
     /// Where redirects of `/` lead.
     pub external_url: ExternalUrl,
     /// Prefix of all routes.
     pub route_prefix: RoutePrefix,
+    /// Whether the first probe of every monitor is scheduled.
+    pub scheduled: watch::Receiver<bool>,
 }
 
 /// Answers one request.
-pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path();
+pub async fn answer(
+    app: Arc<App>,
+    request: Request<Incoming>,
+    _peer: SocketAddr,
+) -> Response<Body> {
+    if let Some(fault) = fault(&request) {
+        let mut response = text(StatusCode::BAD_REQUEST, format!("{fault}\n"));
+        // Whatever follows on this connection cannot be trusted to be a request.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
+    let Some(path) = decoded(request.uri().path()) else {
+        return text(StatusCode::BAD_REQUEST, "the path has a malformed percent escape\n");
+    };
+    let clean = cleaned(&path);
+    if clean != path {
+        let mut location = utf8_percent_encode(&clean, PATH).to_string();
+        if let Some(query) = request.uri().query() {
+            location.push('?');
+            location.push_str(query);
+        }
+        return redirect(StatusCode::MOVED_PERMANENTLY, &location);
+    }
     let Some(route) = path.strip_prefix(app.route_prefix.as_str()) else {
-        return outside(&app, path);
+        return outside(&app, &path);
     };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match route {
         "probe" => probe(&app, &query, request.headers()).await,
         "metrics" => metrics(&app, request.headers()),
         "config" => text(StatusCode::OK, app.live.config().text()),
-        "logs" => logs(&app, &query),
+        "logs" => logs::answer(&app, &query),
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
-        "-/ready" => text(StatusCode::OK, "Ready\n"),
-        "-/reload" => reload(&app, request.method()).await,
+        "-/ready" => ready(&app),
+        "-/reload" => reload(&app, request.method(), request.headers()).await,
+        route if route.starts_with("debug/") => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         _ => index(&app, &query),
     }
+}
+
+/// What makes a request ambiguous to those between the client and us, if anything does.
+fn fault(request: &Request<Incoming>) -> Option<&'static str> {
+    let headers = request.headers();
+    let hosts = headers.get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Some("the request needs one Host header");
+    }
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Some("the request has both Transfer-Encoding and Content-Length");
+    }
+    None
+}
+
+/// The path without percent escapes; `None` if one is malformed.
+fn decoded(path: &str) -> Option<Cow<'_, str>> {
+    if path.contains('%') {
+        // A plus sign is a plus sign in a path.
+        request::unescape(&path.replace('+', "%2B")).map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(path))
+    }
+}
+
+/// The path without empty and dot segments, as Go's `path.Clean` has it, final slash kept.
+fn cleaned(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => (),
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let slash = if path.ends_with('/') && !segments.is_empty() { "/" } else { "" };
+    format!("/{}{slash}", segments.join("/"))
 }
 
 /// A path that does not begin with the route prefix.
@@ -75,7 +156,7 @@ fn outside(app: &App, path: &str) -> Response<Body> {
     match path {
         "/" => redirect(StatusCode::FOUND, &app.external_url.to_string()),
         _ if prefix.strip_suffix('/') == Some(path) => {
-            redirect(StatusCode::MOVED_PERMANENTLY, prefix)
+            redirect(StatusCode::MOVED_PERMANENTLY, &utf8_percent_encode(prefix, PATH).to_string())
         }
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
@@ -86,18 +167,20 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
     let scrape_timeout = headers
         .get("x-prometheus-scrape-timeout-seconds")
         .map(|it| String::from_utf8_lossy(it.as_bytes()));
-    let request = match ProbeRequest::parse(
-        query,
-        scrape_timeout.as_deref(),
-        app.timeout_offset_seconds,
-        &config,
-    ) {
+    let offset = app.timeout_offset_seconds;
+    let request = match ProbeRequest::parse(query, scrape_timeout.as_deref(), offset, &config) {
         Ok(request) => request,
-        Err(rejection) => return text(rejection.status(), format!("{rejection}\n")),
+        Err(rejection) => {
+            app.telemetry.modules_unknown.fetch_add(rejection.unknown_modules(), Relaxed);
+            return text(rejection.status(), format!("{rejection}\n"));
+        }
     };
     let Ok(_place) = app.places.try_acquire() else {
-        return inconclusive(Reason::LocalResources, "connect", "too many probes at once");
+        app.telemetry.probes_shed.fetch_add(1, Relaxed);
+        return inconclusive(Reason::LocalResources, Phase::Connect, "too many probes at once");
     };
+
+    let running = app.telemetry.start();
     let mut journal = Journal::bounded(JOURNAL_BYTES);
     let finding = match &request.address {
         Ok(address) => {
@@ -110,43 +193,80 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
             };
             app.prober.probe(probe, &mut journal).await
         }
-        Err(error) => invalid_target(error, request.timeout),
+        Err(error) => invalid_target(error, request.timeout, &mut journal),
     };
-    let format =
-        Format::negotiate(headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default());
-    let answer = match finding.outcome {
-        Outcome::Inconclusive(reason, phase) => {
-            inconclusive(reason, phase.as_str(), finding.detail.as_deref().unwrap_or_default())
-        }
-        Outcome::Success | Outcome::Failure(..) => {
-            scrape(format.content_type(), exposition::probe(&finding, format), headers)
-        }
-    };
-    app.history.add(Entry {
+    drop(running);
+    app.telemetry.module(&request.module.name).count(finding.outcome);
+
+    if let Outcome::Inconclusive(Reason::LocalDenied, _) = finding.outcome {
+        return denied(app, &config.access, &request, &finding);
+    }
+    let entry = Entry {
         id: 0,
         at: Timestamp::now(),
-        module: request.module,
+        module: Arc::clone(&request.module),
         hostname: request.hostname,
         target: request.target,
         finding,
-        lines: journal.into_lines(),
-    });
+        lines: logs::kept(journal.into_lines(), app.log_level),
+    };
+    logs::write(&entry);
+    let answer = if request.debug {
+        text(StatusCode::OK, logs::debug_output(&entry, &config))
+    } else {
+        finding_answer(&entry.finding, headers)
+    };
+    app.history.add(entry);
     answer
 }
 
-fn inconclusive(reason: Reason, phase: &str, detail: &str) -> Response<Body> {
+fn finding_answer(finding: &Finding, headers: &HeaderMap) -> Response<Body> {
+    match finding.outcome {
+        Outcome::Inconclusive(reason, phase) => {
+            inconclusive(reason, phase, finding.detail.as_deref().unwrap_or_default())
+        }
+        Outcome::Success | Outcome::Failure(..) => {
+            let format = format(headers);
+            scrape(format.content_type(), exposition::probe(finding, format), headers)
+        }
+    }
+}
+
+/// The same words for every target: a client learns nothing about what it may not probe.
+fn denied(
+    app: &App,
+    access: &crate::guard::Access,
+    request: &ProbeRequest,
+    finding: &Finding,
+) -> Response<Body> {
+    if let (Ok(address), Some(peer)) = (&request.address, finding.peer)
+        && let Err(denial) = access.judge(&request.module.name, &address.host, peer)
+    {
+        app.telemetry.refused(&denial.rule);
+    }
+    text(StatusCode::FORBIDDEN, "the access rules of this exporter do not allow this target\n")
+}
+
+fn inconclusive(reason: Reason, phase: Phase, detail: &str) -> Response<Body> {
     let body = format!("inconclusive: {reason} ({phase}): {detail}\n");
     text(StatusCode::SERVICE_UNAVAILABLE, body)
 }
 
-fn metrics(_app: &App, headers: &HeaderMap) -> Response<Body> {
-    let accept = headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    let format = Format::negotiate(accept);
-    scrape(format.content_type(), String::new(), headers)
+/// The format that the client wants.
+fn format(headers: &HeaderMap) -> Format {
+    Format::negotiate(headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default())
 }
 
-fn logs(_app: &App, _query: &Query) -> Response<Body> {
-    text(StatusCode::NOT_FOUND, "Probe id not found\n")
+fn metrics(_app: &App, headers: &HeaderMap) -> Response<Body> {
+    scrape(format(headers).content_type(), String::new(), headers)
+}
+
+fn ready(app: &App) -> Response<Body> {
+    if *app.scheduled.borrow() {
+        text(StatusCode::OK, "Ready\n")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, "Not ready: monitors are still being scheduled\n")
+    }
 }
 
 /// The page for people, at every path that is nothing else.
@@ -156,25 +276,57 @@ fn index(app: &App, query: &Query) -> Response<Body> {
     let modules: Vec<&str> = modules.map(|(name, _)| &**name).collect();
     answer::page(
         pages::index(&Index {
-            rows: &[],
+            rows: &app.store.snapshot(),
             recent: &app.history.entries(),
             modules: &modules,
             wanted: Wanted::parse(query),
-            isolated: false,
+            isolated: app.telemetry.isolated.load(Relaxed),
             now: Timestamp::now(),
         }),
         &pages::policy(),
     )
 }
 
-async fn reload(app: &App, method: &Method) -> Response<Body> {
+async fn reload(app: &App, method: &Method, headers: &HeaderMap) -> Response<Body> {
     if method != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "This endpoint requires a POST request.\n");
+    }
+    // A page of another site, open in an operator's browser, must not do this.
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if matches!(site, Some(b"cross-site" | b"same-site")) {
+        return text(StatusCode::FORBIDDEN, "other sites may not reload the configuration\n");
     }
     match app.live.reload().await {
         Ok(()) => text(StatusCode::OK, ""),
         Err(error) => {
             text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {error}\n"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_go_does() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("//", "/"),
+            ("/a//b", "/a/b"),
+            ("/a/", "/a/"),
+            ("/a/./b/../c", "/a/c"),
+            ("/../..", "/"),
+            ("//example.com/", "/example.com/"),
+        ] {
+            assert_eq!(cleaned(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_are_decoded() {
+        assert_eq!(decoded("/%70robe+").as_deref(), Some("/probe+"));
+        assert_eq!(decoded("/%zz"), None);
+        assert_eq!(decoded("/%7"), None);
     }
 }

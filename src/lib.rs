@@ -2,15 +2,29 @@
 //!
 //! # Map
 //!
-//! On schedule, one way: `config ─▶ monitor ─▶ scheduler ─▶ prober ─▶ store ─▶ exposition ─▶ http`.
+//! Knowledge flows one way. On schedule, on a thread of its own:
 //!
-//! On scrape, no memory: `http ─▶ guard ─▶ prober ─▶ exposition ─▶ http`.
+//! ```text
+//! config ─▶ monitor ─▶ scheduler ─▶ prober ─▶ store ─▶ exposition ─▶ http
+//!                                               │
+//!                                            verdict
+//! ```
+//!
+//! On scrape, without memory:
+//!
+//! ```text
+//! http ─▶ request ─▶ prober (guard) ─▶ exposition ─▶ http
+//! ```
+//!
+//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `verdict`, `guard`);
+//! the edges (`config`, `live`, `prober`); memory and motion (`store`, `scheduler`, `telemetry`);
+//! the surface (`exposition`, `http`); the process (`cli`, `settings`, `limits`, `log`).
 //!
 //! # Invariants
 //!
-//! * `address`, `module`, `monitor`, `outcome` and `verdict` do no I/O and read no clock.
+//! * The vocabulary does no I/O and reads no clock.
 //! * Only `prober` opens outgoing connections; only `exposition` knows metric names; only `cli`
-//!   and `main` know clap.
+//!   and `main` know clap; only `config` and the web configuration derive `Deserialize`.
 //! * Nothing is global but the log: what a task needs is handed to it.
 //! * Every task has an owner that stops it. Dropping [`run`] stops them all.
 
@@ -18,6 +32,7 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,10 +43,15 @@ use tracing::info;
 use crate::config::Config;
 use crate::http::App;
 use crate::http::address::{ExternalUrl, RoutePrefix};
+use crate::http::connection::Server;
 use crate::http::history::History;
+use crate::limits::Limits;
 use crate::live::Live;
 use crate::prober::Prober;
+use crate::schedule::Schedule;
 use crate::settings::Settings;
+use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 pub mod address;
 pub mod cli;
@@ -39,19 +59,21 @@ pub mod config;
 pub mod exposition;
 pub mod guard;
 pub mod http;
+pub mod limits;
 pub mod live;
 pub mod log;
 pub mod module;
 pub mod monitor;
 pub mod outcome;
 pub mod prober;
+pub mod schedule;
 pub mod scheduler;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod verdict;
 
-/// Serves until `shutdown` is over and the running requests are finished.
+/// Serves until `shutdown` is over and the running requests and probes are finished.
 ///
 /// # Errors
 /// What keeps it from starting.
@@ -61,23 +83,39 @@ pub async fn run(
     listeners: Vec<TcpListener>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let live = Arc::new(Live::new(settings.config_file.clone(), config));
-    let first = listeners.first().map(TcpListener::local_addr).transpose()?;
-    let external_url = settings
-        .external_url
-        .unwrap_or_else(|| ExternalUrl::of_this_machine(first.map_or(0, |it| it.port())));
+    let limits = Limits::raise();
+    let telemetry = Arc::new(Telemetry::default());
+    telemetry.in_flight_limit.store((limits.on_demand + limits.scheduled) as u64, Relaxed);
+    let live = Arc::new(Live::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
+    let prober = Arc::new(Prober::default());
+    let store = Arc::new(Store::default());
+    let schedule = Schedule::start(
+        Arc::clone(&store),
+        Arc::clone(&telemetry),
+        Arc::clone(&prober),
+        live.subscribe(),
+        settings.shard,
+        limits.scheduled,
+    )?;
+
+    let port =
+        listeners.first().map(TcpListener::local_addr).transpose()?.map_or(0, |it| it.port());
+    let external_url = settings.external_url.unwrap_or_else(|| ExternalUrl::of_this_machine(port));
     let prefix = settings.route_prefix.as_deref().unwrap_or_else(|| external_url.path());
     let app = Arc::new(App {
         live: Arc::clone(&live),
-        prober: Arc::new(Prober::default()),
+        prober,
+        store,
+        telemetry,
         history: History::new(settings.history_limit),
-        places: Semaphore::new(1000),
+        places: Semaphore::new(limits.on_demand),
         timeout_offset_seconds: settings.timeout_offset_seconds,
+        log_level: settings.log.probe,
         route_prefix: RoutePrefix::new(prefix),
         external_url,
+        scheduled: schedule.scheduled(),
     });
 
-    let (stop, stopped) = watch::channel(false);
     let mut background = JoinSet::new();
     background.spawn(reload_on_hangup(Arc::clone(&live))?);
     if let Some(interval) = settings.auto_reload {
@@ -88,14 +126,15 @@ pub async fn run(
         info!(address = %listener.local_addr()?, "listening");
         accepting.push(tokio::net::TcpListener::from_std(listener)?);
     }
-    let serve = http::connection::serve(accepting, 4096, stopped, move |request, _peer| {
-        http::answer(Arc::clone(&app), request)
-    });
-    let signal = async {
+    let (stop, stopped) = watch::channel(false);
+    let answer = move |request, peer| http::answer(Arc::clone(&app), request, peer);
+    let server = Server { answer, web: Arc::default(), limit: limits.connections, stop: stopped };
+    let stopping = async {
         shutdown.await;
         stop.send_replace(true);
+        schedule.stop().await;
     };
-    tokio::join!(serve, signal);
+    tokio::join!(http::connection::serve(accepting, server), stopping);
     Ok(())
 }
 
@@ -104,7 +143,7 @@ fn reload_on_hangup(live: Arc<Live>) -> io::Result<impl Future<Output = ()>> {
     let mut hangups = signal(SignalKind::hangup())?;
     Ok(async move {
         while hangups.recv().await.is_some() {
-            // The reason of a failure is in the log already.
+            // Why it failed is in the log already.
             let _ = live.reload().await;
         }
     })
@@ -116,6 +155,7 @@ async fn reload_on_change(live: Arc<Live>, interval: Duration) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let _ = live.reload().await;
+        // Why it failed is in the log already.
+        let _ = live.reload_if_changed().await;
     }
 }

@@ -3,28 +3,39 @@
 //! Readers take a snapshot and keep it for as long as their work lasts. A configuration that
 //! cannot be loaded leaves the old one in force.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Diagnostic};
+use crate::config::{Config, Diagnostic, ModuleEntry};
+use crate::telemetry::Telemetry;
 
 /// The configuration in force.
 #[derive(Debug)]
 pub struct Live {
     path: Option<PathBuf>,
+    telemetry: Arc<Telemetry>,
     current: watch::Sender<Arc<Config>>,
-    /// Held while reloading, so that two reloads follow each other.
-    reloading: Mutex<()>,
+    /// Held while reloading, so that two reloads follow each other. True after a failure.
+    failed: Mutex<bool>,
 }
 
 impl Live {
     /// Puts a first configuration into force.
     #[must_use]
-    pub fn new(path: Option<PathBuf>, config: Config) -> Self {
-        Self { path, current: watch::Sender::new(Arc::new(config)), reloading: Mutex::default() }
+    pub fn new(path: Option<PathBuf>, config: Config, telemetry: Arc<Telemetry>) -> Self {
+        let live = Self {
+            path,
+            telemetry,
+            current: watch::Sender::new(Arc::new(config)),
+            failed: Mutex::default(),
+        };
+        live.begin_counting();
+        live.note(true);
+        live
     }
 
     /// A snapshot.
@@ -44,42 +55,80 @@ impl Live {
     /// # Errors
     /// Everything that is wrong with them, one per line; the old configuration stays.
     pub async fn reload(&self) -> Result<(), String> {
-        let _turn = self.reloading.lock().await;
+        self.load(true).await
+    }
+
+    /// Loads the files anew and says nothing if they are what is in force, or what failed before.
+    ///
+    /// # Errors
+    /// As for [`Live::reload`].
+    pub async fn reload_if_changed(&self) -> Result<(), String> {
+        self.load(false).await
+    }
+
+    async fn load(&self, asked_for: bool) -> Result<(), String> {
+        let mut failed = self.failed.lock().await;
         let path = self.path.clone();
         let loaded = tokio::task::spawn_blocking(move || Config::load(path.as_deref()))
             .await
-            .map_err(|err| format!("the loader died: {err}"))?;
+            .unwrap_or_else(|err| Err(vec![died(&err)]));
+        self.note(loaded.is_ok());
         match loaded {
             Ok(loaded) => {
-                warn_of(&loaded.warnings);
-                let config = Arc::new(loaded.config);
-                self.current.send_if_modified(|current| {
-                    let modified = current.fingerprint != config.fingerprint;
-                    *current = config;
-                    modified
-                });
-                info!("configuration loaded");
+                let changed = self.current.borrow().fingerprint != loaded.config.fingerprint;
+                if changed {
+                    warn_of(&loaded.warnings);
+                    self.current.send_replace(Arc::new(loaded.config));
+                    self.begin_counting();
+                }
+                if changed || asked_for || *failed {
+                    info!(changed, "configuration reloaded");
+                }
+                *failed = false;
                 Ok(())
             }
             Err(diagnostics) => {
+                if asked_for || !*failed {
+                    for diagnostic in &diagnostics {
+                        error!(error = %diagnostic, "error reloading config");
+                    }
+                }
+                *failed = true;
                 let lines: Vec<String> = diagnostics.iter().map(Diagnostic::to_string).collect();
-                let lines = lines.join("\n");
-                error!(error = lines, "error reloading config");
-                Err(lines)
+                Err(lines.join("\n"))
             }
         }
     }
 
-    /// The configuration file.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    fn note(&self, successful: bool) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.telemetry.reloaded(successful, now);
+    }
+
+    /// The counters of every module exist, at zero, before its first probe.
+    fn begin_counting(&self) {
+        let config = self.config();
+        for (name, entry) in &config.modules {
+            match entry {
+                ModuleEntry::Tcp(_) => drop(self.telemetry.module(name)),
+                ModuleEntry::Other { .. } => (),
+            }
+        }
+    }
+}
+
+fn died(err: &tokio::task::JoinError) -> Diagnostic {
+    Diagnostic {
+        file: PathBuf::new(),
+        line: None,
+        path: String::new(),
+        message: format!("the loader died: {err}"),
     }
 }
 
 /// Logs what was noticed while loading.
 pub fn warn_of(warnings: &[Diagnostic]) {
     for warning in warnings {
-        warn!(warning = %warning, "configuration");
+        warn!(%warning, "configuration");
     }
 }

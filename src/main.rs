@@ -1,6 +1,6 @@
 //! The command line in, an exit code out.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use tcp_probe_exporter::config::{Config, Loaded};
 use tcp_probe_exporter::live::warn_of;
 use tcp_probe_exporter::settings::Settings;
 use tcp_probe_exporter::{log, run};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
@@ -56,23 +56,43 @@ fn serve(settings: Settings) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|err| format!("cannot start the runtime: {err}"))?;
-    runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-                (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-                (Err(err), _) | (_, Err(err)) => {
-                    return Err(format!("cannot wait for signals: {err}"));
-                }
-            };
-        let first = async {
-            tokio::select! {
-                _ = terminate.recv() => (),
-                _ = interrupt.recv() => (),
-            }
-            info!("shutting down");
+    let result = runtime.block_on(async {
+        let first = Signals::new().map_err(|err| format!("cannot wait for signals: {err}"))?;
+        let second = Signals::new().map_err(|err| format!("cannot wait for signals: {err}"))?;
+        let shutdown = async {
+            first.wait(1).await;
+            info!("shutting down, once more to end at once");
         };
-        run(settings, config, listeners, first).await.map_err(|err| err.to_string())
-    })
+        tokio::select! {
+            ended = run(settings, config, listeners, shutdown) => ended.map_err(|err| err.to_string()),
+            () = second.wait(2) => Ok(()),
+        }
+    });
+    // A look-up of a name or a file may hang on its thread; the end does not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(mut self, count: usize) {
+        for _ in 0..count {
+            tokio::select! {
+                _ = self.terminate.recv() => (),
+                _ = self.interrupt.recv() => (),
+            }
+        }
+    }
 }
 
 fn check(file: Option<&Path>) -> ExitCode {

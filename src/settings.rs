@@ -5,15 +5,7 @@ use std::time::Duration;
 
 use crate::http::address::{ExternalUrl, ListenAddress};
 use crate::log;
-
-/// A share of the monitors, for fleets too large for one exporter.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Shard {
-    /// From 0. Invariant: less than `total`.
-    pub index: u32,
-    /// How many shares there are, at least 1.
-    pub total: u32,
-}
+use crate::monitor::Shard;
 
 /// Everything the flags say.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use crate::address::Address;
 use crate::config::{Config, ModuleEntry};
 use crate::module::Module;
 use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::prober::journal::{Journal, Level};
 
 /// The module of a request that names none.
 const DEFAULT_MODULE: &str = "tcp_connect";
@@ -108,6 +109,12 @@ impl fmt::Display for Rejection {
 }
 
 impl Rejection {
+    /// By how much it raises the count of requests for unknown modules.
+    #[must_use]
+    pub fn unknown_modules(&self) -> u64 {
+        matches!(self, Self::UnknownModule(_)).into()
+    }
+
     /// The status that says so.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
@@ -162,8 +169,9 @@ impl ProbeRequest {
 
 /// What a probe of text that is no address finds.
 #[must_use]
-pub fn invalid_target(error: &str, timeout: Duration) -> Finding {
+pub fn invalid_target(error: &str, timeout: Duration, journal: &mut Journal) -> Finding {
     let outcome = Outcome::because(Reason::InvalidTarget, Phase::Resolve);
+    journal.note(Level::Warn, || format!("resolve: {error}"));
     Finding { detail: Some(error.into()), ..Finding::new(outcome, timeout) }
 }
 

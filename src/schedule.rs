@@ -1,0 +1,111 @@
+//! The thread on which the scheduler runs, fed with a plan for every configuration.
+//!
+//! A thread and a runtime of its own, so that requests never delay a scheduled probe.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::Config;
+use crate::monitor::Shard;
+use crate::prober::Prober;
+use crate::scheduler::probing::Network;
+use crate::scheduler::{self, Plan};
+use crate::store::Store;
+use crate::telemetry::Telemetry;
+
+/// The running schedule. Dropping it stops it without waiting for the probes in flight.
+#[derive(Debug)]
+pub struct Schedule {
+    thread: JoinHandle<()>,
+    scheduled: watch::Receiver<bool>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Schedule {
+    /// Begins to watch the monitors of the configuration in force, and of all that follow.
+    ///
+    /// # Errors
+    /// The system grants no thread or no event queue.
+    pub fn start(
+        store: Arc<Store>,
+        telemetry: Arc<Telemetry>,
+        prober: Arc<Prober>,
+        configs: watch::Receiver<Arc<Config>>,
+        shard: Shard,
+        limit: usize,
+    ) -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let (tell, scheduled) = watch::channel(false);
+        let (plans, planned) = mpsc::channel(1);
+        let feed = Feed { prober, telemetry: Arc::clone(&telemetry), shard, configs, plans, tell };
+        let thread = thread::Builder::new().name("schedule".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::join!(feed.run(stopped), scheduler::run(store, telemetry, limit, planned));
+            });
+        })?;
+        Ok(Self { thread, scheduled, _stop: stop })
+    }
+
+    /// Becomes true once the first probe of every monitor is scheduled.
+    #[must_use]
+    pub fn scheduled(&self) -> watch::Receiver<bool> {
+        self.scheduled.clone()
+    }
+
+    /// Starts no more probes and waits for those in flight, within the scheduler's bound.
+    pub async fn stop(self) {
+        let Self { thread, _stop: stop, .. } = self;
+        drop(stop);
+        // It ends by itself; a thread that died has said so on standard error.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+struct Feed {
+    prober: Arc<Prober>,
+    telemetry: Arc<Telemetry>,
+    shard: Shard,
+    configs: watch::Receiver<Arc<Config>>,
+    plans: mpsc::Sender<Plan<Network>>,
+    tell: watch::Sender<bool>,
+}
+
+impl Feed {
+    /// Sends a plan for every configuration until told to stop.
+    async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+        loop {
+            let config = Arc::clone(&self.configs.borrow_and_update());
+            let (scheduled, done) = oneshot::channel();
+            if self.plans.send(self.plan(&config, scheduled)).await.is_err() {
+                return;
+            }
+            if done.await.is_ok() {
+                self.tell.send_replace(true);
+            }
+            tokio::select! {
+                _ = &mut stop => return,
+                changed = self.configs.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn plan(&self, config: &Config, scheduled: oneshot::Sender<()>) -> Plan<Network> {
+        let targets = config.monitors.iter().flat_map(|it| it.targets());
+        Plan {
+            targets: targets.filter(|it| self.shard.holds(it)).collect(),
+            bounds: Arc::clone(&config.buckets),
+            probing: Arc::new(Network::new(
+                Arc::clone(&self.prober),
+                Arc::clone(&config.access),
+                config.canaries.clone(),
+                Arc::clone(&self.telemetry),
+            )),
+            scheduled: Some(scheduled),
+        }
+    }
+}
