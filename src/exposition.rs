@@ -11,7 +11,7 @@ use crate::store::Store;
 use crate::telemetry::Telemetry;
 
 mod monitors;
-mod own;
+pub mod own;
 mod page;
 mod probe;
 

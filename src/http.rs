@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{
@@ -13,12 +14,14 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tracing::Level;
 
 use crate::config::ModuleEntry;
+use crate::exposition::own::Own;
 use crate::exposition::{self, Format};
 use crate::http::address::{ExternalUrl, RoutePrefix};
-use crate::http::answer::{Body, redirect, scrape, text};
+use crate::http::answer::{Body, pieces, redirect, scrape, text};
 use crate::http::history::{Entry, History};
 use crate::http::pages::Index;
 use crate::http::pages::listing::Wanted;
@@ -41,6 +44,10 @@ pub mod web;
 
 /// Most bytes that one probe may write down.
 const JOURNAL_BYTES: usize = 16 * 1024;
+/// Most scrapes of `/metrics` at once; each occupies a thread while its client reads.
+pub const SCRAPES: usize = 64;
+/// How long a scrape waits for its turn.
+const SCRAPE_TURN_WITHIN: Duration = Duration::from_secs(5);
 /// What must be escaped in the path of a redirect.
 const PATH: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'\\');
@@ -60,6 +67,10 @@ pub struct App {
     pub history: History,
     /// Places for probes on demand.
     pub places: Semaphore,
+    /// Turns for writing the page of all metrics.
+    pub scrapes: Arc<Semaphore>,
+    /// When the process began, Unix seconds.
+    pub start: f64,
     /// Subtracted from the scrape timeout.
     pub timeout_offset_seconds: f64,
     /// Least level of what is shown and logged of a probe's own notes.
@@ -102,7 +113,7 @@ pub async fn answer(
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match route {
         "probe" => probe(&app, &query, request.headers()).await,
-        "metrics" => metrics(&app, request.headers()),
+        "metrics" => metrics(&app, request.headers()).await,
         "config" => text(StatusCode::OK, app.live.config().text()),
         "logs" => logs::answer(&app, &query),
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
@@ -257,8 +268,24 @@ fn format(headers: &HeaderMap) -> Format {
     Format::negotiate(headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default())
 }
 
-fn metrics(_app: &App, headers: &HeaderMap) -> Response<Body> {
-    scrape(format(headers).content_type(), String::new(), headers)
+/// Piece by piece from a thread of its own: a large fleet's page never is in memory as a whole,
+/// and writing it holds up nobody.
+async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Response<Body> {
+    let Ok(Ok(turn)) = timeout(SCRAPE_TURN_WITHIN, Arc::clone(&app.scrapes).acquire_owned()).await
+    else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n");
+    };
+    let format = format(headers);
+    let own = Own {
+        configuration: app.live.config().fingerprint.clone(),
+        targets: app.store.snapshot().len(),
+        start: app.start,
+    };
+    let app = Arc::clone(app);
+    pieces(format.content_type(), headers, move |out| {
+        let _turn = turn;
+        exposition::metrics(&app.store, &app.telemetry, &own, format, out)
+    })
 }
 
 fn ready(app: &App) -> Response<Body> {

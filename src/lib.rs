@@ -41,6 +41,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::config::Config;
+use crate::exposition::own::Own;
 use crate::http::App;
 use crate::http::address::{ExternalUrl, RoutePrefix};
 use crate::http::connection::Server;
@@ -109,6 +110,8 @@ pub async fn run(
         telemetry,
         history: History::new(settings.history_limit),
         places: Semaphore::new(limits.on_demand),
+        scrapes: Arc::new(Semaphore::new(http::SCRAPES)),
+        start: Own::starting().start,
         timeout_offset_seconds: settings.timeout_offset_seconds,
         log_level: settings.log.probe,
         route_prefix: RoutePrefix::new(prefix),

@@ -10,7 +10,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
-use crate::monitor::Shard;
+use crate::monitor::{Monitor, Shard};
 use crate::prober::Prober;
 use crate::scheduler::probing::Network;
 use crate::scheduler::{self, Plan};
@@ -95,7 +95,7 @@ impl Feed {
     }
 
     fn plan(&self, config: &Config, scheduled: oneshot::Sender<()>) -> Plan<Network> {
-        let targets = config.monitors.iter().flat_map(|it| it.targets());
+        let targets = config.monitors.iter().flat_map(Monitor::targets);
         Plan {
             targets: targets.filter(|it| self.shard.holds(it)).collect(),
             bounds: Arc::clone(&config.buckets),

@@ -13,6 +13,7 @@ pub struct Words {
 }
 
 /// Probes and prints.
+#[must_use]
 pub fn run(words: &Words) -> ExitCode {
     let _ = &words.targets;
     ExitCode::from(2)

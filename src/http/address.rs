@@ -79,13 +79,15 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The URL under which others reach the exporter, with one trailing slash less in its path than
-/// people write.
+/// The URL under which others reach the exporter, without trailing slashes in its path.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ExternalUrl(Url);
+pub struct ExternalUrl {
+    text: String,
+    path: String,
+}
 
 impl ExternalUrl {
-    /// Reads a URL with a scheme and a host.
+    /// Reads a URL, or a path alone where only the prefix is meant.
     ///
     /// # Errors
     /// One line saying what is wrong.
@@ -93,20 +95,15 @@ impl ExternalUrl {
         if text.starts_with(['\'', '"']) || text.ends_with(['\'', '"']) {
             return Err(format!("`{text}` must not begin or end with a quotation mark"));
         }
-        // Without a scheme a path alone is meant: only the prefix comes from it.
-        let mut url = match Url::parse(text) {
-            Err(url::ParseError::RelativeUrlWithoutBase) if text.starts_with('/') => {
-                Url::parse(&format!("http://localhost{text}"))
-            }
-            url => url,
-        }
-        .map_err(|err| format!("`{text}` is no URL: {err}"))?;
+        let absolute =
+            if text.starts_with('/') { format!("http://localhost{text}") } else { text.to_owned() };
+        let mut url = Url::parse(&absolute).map_err(|err| format!("`{text}` is no URL: {err}"))?;
         if url.cannot_be_a_base() {
             return Err(format!("`{text}` is no URL: write http://host:port/path"));
         }
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
-        Ok(Self(url))
+        Ok(Self { text: url.to_string(), path })
     }
 
     /// The one for an exporter that was given none.
@@ -114,21 +111,19 @@ impl ExternalUrl {
     pub fn of_this_machine(port: u16) -> Self {
         let host = nix::unistd::gethostname().ok();
         let host = host.as_ref().and_then(|it| it.to_str()).unwrap_or("localhost");
-        let url = Url::parse(&format!("http://{host}:{port}/"))
-            .or_else(|_| Url::parse(&format!("http://localhost:{port}/")));
-        Self(url.expect("a host name and a port make a URL"))
+        Self { text: format!("http://{host}:{port}/"), path: String::new() }
     }
 
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.0.path()
+        &self.path
     }
 }
 
 impl fmt::Display for ExternalUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str())
+        f.write_str(&self.text)
     }
 }
 

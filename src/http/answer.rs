@@ -1,7 +1,7 @@
 //! Answers: bodies, types, compression. Knows no endpoint.
 
 use std::convert::Infallible;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -93,6 +93,12 @@ impl<G: Unpin> hyper::body::Body for Sent<G> {
 /// Bodies below this many bytes fit one packet and are not worth compressing.
 const WORTH_COMPRESSING: usize = 1024;
 
+/// Size of the pieces of a streamed body; one large buffer would cost more in page faults than
+/// the writing itself.
+const PIECE: usize = 64 * 1024;
+/// Pieces that wait for the client.
+const PIECES: usize = 4;
+
 /// Plain text.
 #[must_use]
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
@@ -150,11 +156,66 @@ pub fn scrape(content_type: &'static str, body: String, headers: &HeaderMap) -> 
     let encoded = compressed.is_some();
     let body = compressed.unwrap_or_else(|| body.into_bytes());
     let mut response = typed(StatusCode::OK, content_type, body);
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
-    if encoded {
-        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
+    scrape_headers(response.headers_mut(), content_type, encoded);
     response
+}
+
+/// Text for a scraper that is written while it is sent, compressed if the scraper asks for that.
+///
+/// `write` runs on a thread where it may block. When the client leaves, its writer fails.
+pub fn pieces(
+    content_type: &'static str,
+    headers: &HeaderMap,
+    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
+) -> Response<Body> {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let encoded = accepts_gzip(headers);
+    tokio::task::spawn_blocking(move || {
+        let mut out = PieceWriter { sender, piece: Vec::with_capacity(PIECE) };
+        // An error means that the client is gone; nobody is left to be told.
+        let _ = if encoded {
+            let mut out = GzEncoder::new(&mut out, Compression::fast());
+            write(&mut out).and_then(|()| out.try_finish())
+        } else {
+            write(&mut out)
+        };
+        let _ = out.flush();
+    });
+    let mut response = Response::new(Body::Pieces(receiver));
+    scrape_headers(response.headers_mut(), content_type, encoded);
+    response
+}
+
+/// Cuts what is written into pieces.
+struct PieceWriter {
+    sender: mpsc::Sender<Bytes>,
+    piece: Vec<u8>,
+}
+
+impl io::Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
+        self.sender.blocking_send(piece.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+fn scrape_headers(headers: &mut HeaderMap, content_type: &'static str, encoded: bool) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    if encoded {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
 }
 
 fn gzip(body: &[u8]) -> Option<Vec<u8>> {
