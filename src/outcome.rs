@@ -250,6 +250,12 @@ impl Outcome {
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Success)
     }
+
+    /// Whether the monitor could not see.
+    #[must_use]
+    pub const fn is_inconclusive(self) -> bool {
+        matches!(self, Self::Inconclusive(..))
+    }
 }
 
 /// The ICMP error that ended a connect, from the socket's error queue

@@ -1,17 +1,36 @@
 //! Opens connections. The only module that touches the network outwards.
 //!
 //! A probe never fails: whatever happens is a [`Finding`]. Callers decide what to make of it.
+//!
+//! ```text
+//! resolve ─▶ access ─▶ connect ─▶ TLS ─▶ dialogue ─▶ hold ─▶ close
+//! └──────────────── one deadline ───────────────────────┘   short, not counted
+//! ```
+//!
+//! Nothing here remembers a target: what a [`Prober`] holds are caches of files and names.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::address::{Address, Host};
 use crate::guard::Access;
-use crate::module::Module;
+use crate::module::{ExpectConnect, Module};
 use crate::outcome::{Finding, Outcome, Phase, Reason};
-use crate::prober::journal::Journal;
+use crate::prober::connect::Connection;
+use crate::prober::deadline::Deadline;
+use crate::prober::dialogue::{Context, Wire};
+use crate::prober::journal::{Journal, Level};
+use crate::prober::resolve::Resolvers;
+use crate::prober::tls::TlsClient;
 
+mod connect;
+mod deadline;
+mod dialogue;
 pub mod journal;
+mod kernel;
+mod resolve;
+mod stamp;
+mod tls;
 
 /// What to probe and how.
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +49,44 @@ pub struct Probe<'a> {
 
 /// Carries out probes. One per process: it holds resolvers, trust anchors, TLS configurations.
 #[derive(Debug, Default)]
-pub struct Prober {}
+pub struct Prober {
+    resolvers: Resolvers,
+    tls: TlsClient,
+}
+
+/// Why a phase did not complete.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Trouble {
+    reason: Reason,
+    errno: Option<i32>,
+    /// One line of printable text.
+    detail: String,
+}
+
+impl Trouble {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, errno: None, detail: detail.into() }
+    }
+}
 
 impl Prober {
     /// Probes the first address of the target.
     pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> Finding {
-        let _ = journal;
-        Finding::new(Outcome::because(Reason::LocalConfig, Phase::Resolve), probe.timeout)
+        let deadline = Deadline::begin(probe.timeout);
+        let mut finding = Finding::new(Outcome::Success, probe.timeout);
+        match self.first_address(&probe, deadline, journal).await {
+            Ok(peer) => {
+                let literal = probe.address.host.ip().is_some();
+                finding.phases.resolve =
+                    Some(if literal { Duration::ZERO } else { deadline.start.elapsed() });
+                self.run(peer, &probe, deadline, finding, journal).await
+            }
+            Err(trouble) => {
+                conclude(&mut finding, &trouble, Phase::Resolve, journal);
+                finding.duration = deadline.start.elapsed();
+                finding
+            }
+        }
     }
 
     /// Probes one address of the target, as if resolved.
@@ -46,8 +96,10 @@ impl Prober {
         probe: Probe<'_>,
         journal: &mut Journal,
     ) -> Finding {
-        let _ = peer;
-        self.probe(probe, journal).await
+        let deadline = Deadline::begin(probe.timeout);
+        let mut finding = Finding::new(Outcome::Success, probe.timeout);
+        finding.phases.resolve = Some(Duration::ZERO);
+        self.run(peer, &probe, deadline, finding, journal).await
     }
 
     /// Every address of a host that the module may use, the preferred family first.
@@ -60,7 +112,193 @@ impl Prober {
         module: &Module,
         timeout: Duration,
     ) -> Result<Vec<IpAddr>, (Reason, String)> {
-        let _ = (module, timeout);
-        host.ip().map(|ip| vec![ip]).ok_or((Reason::DnsFailure, String::new()))
+        let deadline = Deadline::begin(timeout);
+        self.resolvers
+            .all(host, module, deadline)
+            .await
+            .map_err(|trouble| (trouble.reason, trouble.detail))
+    }
+
+    /// The address to probe.
+    async fn first_address(
+        &self,
+        probe: &Probe<'_>,
+        deadline: Deadline,
+        journal: &mut Journal,
+    ) -> Result<SocketAddr, Trouble> {
+        if probe.timeout.is_zero() {
+            return Err(Trouble::new(Reason::Timeout, "the timeout is zero"));
+        }
+        let Address { host, port } = probe.address;
+        let ip = match host {
+            Host::Ip(ip, _) => resolve::permitted(*ip, probe.module)?,
+            Host::Name(name) => {
+                journal.note(Level::Debug, || format!("resolving `{name}`"));
+                let first = self.resolvers.first(name, probe.module, deadline);
+                // Boxed: the futures of a lookup are large, and most probes wait in connect.
+                let ip = Box::pin(first).await?;
+                journal.note(Level::Debug, || {
+                    format!("`{name}` is {ip}, after {:?}", deadline.start.elapsed())
+                });
+                ip
+            }
+        };
+        Ok(SocketAddr::new(ip, *port))
+    }
+
+    /// Everything after the name is an address.
+    async fn run(
+        &self,
+        peer: SocketAddr,
+        probe: &Probe<'_>,
+        deadline: Deadline,
+        mut finding: Finding,
+        journal: &mut Journal,
+    ) -> Finding {
+        let wire = match resolve::scoped(peer, &probe.address.host) {
+            Ok(peer) => self.reach(peer, probe, deadline, &mut finding, journal).await,
+            Err(trouble) => {
+                conclude(&mut finding, &trouble, Phase::Resolve, journal);
+                None
+            }
+        };
+        finding.duration = deadline.start.elapsed();
+        journal.note(Level::Info, || {
+            let duration = finding.duration;
+            match finding.outcome.cause() {
+                None => format!("success after {duration:?}"),
+                Some((reason, phase)) => {
+                    format!("{}: {reason} in {phase} after {duration:?}", finding.outcome.as_str())
+                }
+            }
+        });
+        if let Some(wire) = wire {
+            wire.close(probe.module.close).await;
+        }
+        finding
+    }
+
+    /// Judges, connects and talks. Returns what is still open.
+    async fn reach(
+        &self,
+        peer: SocketAddr,
+        probe: &Probe<'_>,
+        deadline: Deadline,
+        finding: &mut Finding,
+        journal: &mut Journal,
+    ) -> Option<Wire> {
+        let module = probe.module;
+        finding.peer = Some(peer);
+        if let Err(denial) = probe.access.judge(&module.name, &probe.address.host, peer) {
+            let detail = format!("denied by the access rule `{}`", denial.rule);
+            let trouble = Trouble::new(Reason::LocalDenied, detail);
+            conclude(finding, &trouble, Phase::Resolve, journal);
+            return None;
+        }
+        let source = match source(module, peer) {
+            Ok(source) => source,
+            Err(trouble) => {
+                conclude(finding, &trouble, Phase::Connect, journal);
+                return None;
+            }
+        };
+        journal.note(Level::Debug, || match source {
+            Some(source) => format!("connecting to {peer} from {source}"),
+            None => format!("connecting to {peer}"),
+        });
+        let begun = Instant::now();
+        match connect::connect(peer, source, deadline).await {
+            Ok(Connection { stream, kernel }) => {
+                finding.phases.connect = Some(begun.elapsed());
+                finding.kernel = kernel;
+                journal.note(Level::Debug, || {
+                    let took = begun.elapsed();
+                    match kernel.and_then(|it| it.rtt) {
+                        Some(rtt) => format!("connected after {took:?}, round trip {rtt:?}"),
+                        None => format!("connected after {took:?}"),
+                    }
+                });
+                let mut wire = Wire::new(stream);
+                if module.expect_connect != ExpectConnect::Open {
+                    let detail = format!(
+                        "the port is open, the module expects it {}",
+                        module.expect_connect.as_str()
+                    );
+                    let trouble = Trouble::new(Reason::UnexpectedlyOpen, detail);
+                    conclude(finding, &trouble, Phase::Connect, journal);
+                } else if !module.is_connect_only() {
+                    let context = Context { probe, tls: &self.tls, deadline };
+                    // Boxed: see above.
+                    let talk = Box::pin(dialogue::talk(&mut wire, context, finding, journal));
+                    if let Err((trouble, phase)) = talk.await {
+                        conclude(finding, &trouble, phase, journal);
+                    }
+                }
+                Some(wire)
+            }
+            Err(failed) => {
+                finding.kernel = failed.kernel;
+                finding.icmp = failed.icmp;
+                finding.errno = failed.trouble.errno;
+                if is_expected(module.expect_connect, failed.trouble.reason) {
+                    let detail = failed.trouble.detail;
+                    journal.note(Level::Debug, || format!("not open, as expected: {detail}"));
+                } else {
+                    conclude(finding, &failed.trouble, Phase::Connect, journal);
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Whether a connect that failed did what the module wants.
+fn is_expected(expected: ExpectConnect, reason: Reason) -> bool {
+    let refused = matches!(reason, Reason::Refused | Reason::Rejected | Reason::Prohibited);
+    match expected {
+        ExpectConnect::Open => false,
+        ExpectConnect::Refused => refused,
+        ExpectConnect::Timeout => reason == Reason::Timeout,
+        // What the monitor could not see is not known to be closed.
+        ExpectConnect::Closed => !Outcome::because(reason, Phase::Connect).is_inconclusive(),
+    }
+}
+
+/// The address to bind, if the module sets one.
+fn source(module: &Module, peer: SocketAddr) -> Result<Option<IpAddr>, Trouble> {
+    let Some(text) = &module.source_address else { return Ok(None) };
+    let source: IpAddr = text.parse().map_err(|_| {
+        let text = text.escape_debug();
+        Trouble::new(Reason::LocalConfig, format!("source_ip_address `{text}` is no IP address"))
+    })?;
+    if source.is_ipv4() != peer.is_ipv4() {
+        let detail = format!("source_ip_address {source} and {peer} differ in IP version");
+        return Err(Trouble::new(Reason::LocalConfig, detail));
+    }
+    Ok(Some(source))
+}
+
+/// Writes trouble into the finding and the journal.
+fn conclude(finding: &mut Finding, trouble: &Trouble, phase: Phase, journal: &mut Journal) {
+    finding.outcome = Outcome::because(trouble.reason, phase);
+    finding.errno = trouble.errno;
+    journal.note(Level::Warn, || format!("{phase}: {}", trouble.detail));
+    finding.detail = Some(journal::printable(&trouble.detail).into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_monitor_could_not_see_is_not_known_to_be_closed() {
+        assert!(is_expected(ExpectConnect::Closed, Reason::Timeout));
+        assert!(is_expected(ExpectConnect::Closed, Reason::Refused));
+        assert!(!is_expected(ExpectConnect::Closed, Reason::LocalResources));
+        assert!(!is_expected(ExpectConnect::Refused, Reason::Timeout));
+        assert!(is_expected(ExpectConnect::Refused, Reason::Rejected));
+        assert!(!is_expected(ExpectConnect::Timeout, Reason::LocalStall));
+        assert!(is_expected(ExpectConnect::Timeout, Reason::Timeout));
+        assert!(!is_expected(ExpectConnect::Open, Reason::Refused));
     }
 }

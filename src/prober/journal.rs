@@ -1,5 +1,6 @@
 //! What a probe writes down for the person who reads `debug=true` or `/logs`. Bounded.
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 /// How much a line matters.
@@ -75,5 +76,68 @@ impl Journal {
     #[must_use]
     pub fn into_lines(self) -> Vec<Line> {
         self.lines
+    }
+}
+
+/// Most bytes of a peer's data that one line shows.
+const SHOWN: usize = 200;
+/// Most bytes of a cause.
+const PRINTABLE: usize = 500;
+
+/// Bytes of a peer as one printable line, cut to a bearable length.
+#[must_use]
+pub fn shown(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(SHOWN)];
+    let mut text: String = String::from_utf8_lossy(cut).escape_debug().collect();
+    if cut.len() < bytes.len() {
+        let _ = write!(text, "… ({} bytes)", bytes.len());
+    }
+    text
+}
+
+/// A cause as one printable line, cut to a bearable length.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut line = String::new();
+    for it in text.chars() {
+        if line.len() >= PRINTABLE {
+            line.push('…');
+            break;
+        }
+        // Quotation marks and backslashes are fine where they stand; control characters are not.
+        match it {
+            '"' | '\'' | '\\' => line.push(it),
+            _ => line.extend(it.escape_debug()),
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_journal_says_so_once() {
+        let mut journal = Journal::bounded(10);
+        for _ in 0..5 {
+            journal.note(Level::Debug, || "1234".to_owned());
+        }
+        let messages: Vec<_> = journal.lines().iter().map(|it| it.message.as_str()).collect();
+        assert_eq!(messages, ["1234", "1234", "the log is full, later lines are lost"]);
+    }
+
+    #[test]
+    fn nobody_pays_for_a_journal_that_is_off() {
+        Journal::off().note(Level::Debug, || unreachable!("the message is never made"));
+    }
+
+    #[test]
+    fn what_a_peer_sends_cannot_write_to_the_terminal() {
+        assert_eq!(shown(b"220 hi\r\n\x1b[2J\xff\0"), "220 hi\\r\\n\\u{1b}[2J\u{fffd}\\0");
+        let long = shown(&[b'a'; 1000]);
+        assert!(long.ends_with("… (1000 bytes)") && long.len() < 250, "{long}");
+        assert_eq!(printable("a `b` \"c\"\n\u{202e}"), "a `b` \"c\"\\n\\u{202e}");
+        assert!(printable(&"ä".repeat(10_000)).len() < 600);
     }
 }

@@ -1,0 +1,614 @@
+//! What happens on an open connection: TLS, the exchange of `query_response`, hold, close.
+//!
+//! Lines and bytes come from one buffer, so that nothing a peer sends early is lost between two
+//! steps. A peer may send garbage, nothing, one byte a second or without end: the deadline bounds
+//! the time, [`MAX_HELD`] and [`MAX_RECEIVED`] bound the memory and the work.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use regex::bytes::Captures;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::module::pattern::Pattern;
+use crate::module::template::Template;
+use crate::module::{Close, Expect, Send, Step};
+use crate::outcome::{DialogueFinding, Finding, Phase, Reason};
+use crate::prober::deadline::{Deadline, Elapsed};
+use crate::prober::journal::{self, Journal, Level};
+use crate::prober::tls::{self, TlsClient};
+use crate::prober::{Probe, Trouble};
+
+/// Longest line, and most bytes that wait to be consumed; as `blackbox_exporter` has it.
+const MAX_HELD: usize = 64 * 1024;
+/// Most bytes that a probe reads from a peer that never comes to the point.
+const MAX_RECEIVED: usize = 4 * 1024 * 1024;
+/// Least room for a read.
+const CHUNK: usize = 4096;
+/// Longest value of a label, in bytes.
+const MAX_LABEL: usize = 4096;
+/// How long a half-closed connection is drained, so that the peer sees a FIN and no RST.
+const DRAIN: Duration = Duration::from_millis(200);
+/// Most bytes that are drained.
+const MAX_DRAINED: usize = 64 * 1024;
+
+/// What a talk needs beyond the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context<'a> {
+    pub(super) probe: &'a Probe<'a>,
+    pub(super) tls: &'a TlsClient,
+    pub(super) deadline: Deadline,
+}
+
+/// An open connection and what came over it but was not consumed.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: Stream,
+    buffer: Vec<u8>,
+    /// How much of the buffer is consumed. A cursor, since taking short lines off the front one
+    /// by one would move the rest each time.
+    consumed: usize,
+    /// Bytes read so far.
+    received: usize,
+    /// The peer has closed its side.
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Given away for good: a TLS handshake failed.
+    Gone,
+}
+
+/// What reading more brought.
+enum More {
+    Bytes,
+    End,
+}
+
+/// Carries out what the module wants beyond a connect.
+///
+/// # Errors
+/// The first thing that went wrong, and in which phase.
+pub(super) async fn talk(
+    wire: &mut Wire,
+    context: Context<'_>,
+    finding: &mut Finding,
+    journal: &mut Journal,
+) -> Result<(), (Trouble, Phase)> {
+    let module = context.probe.module;
+    if module.tls {
+        wire.secure(context, finding, journal).await.map_err(|it| (it, Phase::Tls))?;
+    }
+    let begun = Instant::now();
+    let tls_before = finding.phases.tls.unwrap_or_default();
+    let mut dialogue = DialogueFinding::default();
+    let mut result = Ok(());
+    for (index, step) in module.query_response.iter().enumerate() {
+        journal.note(Level::Debug, || format!("step {index}"));
+        result = wire.step(step, context, finding, &mut dialogue, journal).await;
+        if result.is_err() {
+            dialogue.step = Some(index);
+            break;
+        }
+    }
+    if let (Ok(()), Some(hold)) = (&result, module.hold) {
+        journal.note(Level::Debug, || format!("holding the connection for {hold:?}"));
+        result = wire.hold(hold, context.deadline).await.map_err(|it| (it, Phase::Dialogue));
+    }
+    finding.dialogue = Some(Box::new(dialogue));
+    result.map_err(|(trouble, phase)| (unless_late(trouble, context.deadline), phase))?;
+    if !module.query_response.is_empty() || module.hold.is_some() {
+        let tls = finding.phases.tls.unwrap_or_default().saturating_sub(tls_before);
+        finding.phases.dialogue = Some(begun.elapsed().saturating_sub(tls));
+    }
+    Ok(())
+}
+
+/// A peer that hung up on us while we slept past the deadline has done nothing wrong.
+fn unless_late(trouble: Trouble, deadline: Deadline) -> Trouble {
+    let excusable = matches!(
+        trouble.reason,
+        Reason::ClosedEarly | Reason::Reset | Reason::ExpectTimeout | Reason::TlsTimeout
+    );
+    if excusable && deadline.is_stalled() {
+        let detail = format!("this process slept past the deadline; {}", trouble.detail);
+        return Trouble { reason: Reason::LocalStall, detail, ..trouble };
+    }
+    trouble
+}
+
+impl Wire {
+    /// A connection over which nothing came yet.
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        let stream = Stream::Plain(stream);
+        Self { stream, buffer: Vec::new(), consumed: 0, received: 0, ended: false }
+    }
+
+    /// What came and is not consumed.
+    fn held(&self) -> &[u8] {
+        &self.buffer[self.consumed..]
+    }
+
+    /// Takes bytes off the front.
+    fn consume(&mut self, count: usize) -> Vec<u8> {
+        let end = self.consumed.saturating_add(count).min(self.buffer.len());
+        let bytes = self.buffer[self.consumed..end].to_vec();
+        self.consumed = end;
+        bytes
+    }
+
+    /// Drops all that came.
+    fn forget(&mut self) {
+        self.buffer.clear();
+        self.consumed = 0;
+    }
+
+    /// Begins TLS. What came in plain text and was not consumed is dropped, since nobody vouches
+    /// for it.
+    async fn secure(
+        &mut self,
+        context: Context<'_>,
+        finding: &mut Finding,
+        journal: &mut Journal,
+    ) -> Result<(), Trouble> {
+        let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
+            return Err(Trouble::new(Reason::LocalConfig, "TLS is begun twice"));
+        };
+        self.forget();
+        let begun = Instant::now();
+        let Context { probe, tls, deadline } = context;
+        let (shown, result) = tls.handshake(stream, probe, deadline, journal).await;
+        finding.tls = shown.map(Box::new);
+        let secured = result.map_err(|it| unless_late(it, deadline))?;
+        self.stream = Stream::Tls(Box::new(secured.stream));
+        if secured.may_be_refused {
+            self.listen_for_refusal(begun.elapsed(), deadline).await?;
+        }
+        finding.phases.tls = Some(begun.elapsed());
+        Ok(())
+    }
+
+    /// In TLS 1.3 a server judges the client's certificate after the client is done. One that
+    /// asked for a certificate is given the time of a round trip to say no.
+    async fn listen_for_refusal(
+        &mut self,
+        handshake: Duration,
+        deadline: Deadline,
+    ) -> Result<(), Trouble> {
+        let patience = (handshake * 2).clamp(Duration::from_millis(50), Duration::from_millis(500));
+        match self.more(deadline.sooner(patience)).await {
+            Ok(_) => Ok(()),
+            Err(trouble) if trouble.reason == Reason::ExpectTimeout => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// One entry: wait, then send, then begin TLS.
+    async fn step(
+        &mut self,
+        step: &Step,
+        context: Context<'_>,
+        finding: &mut Finding,
+        dialogue: &mut DialogueFinding,
+        journal: &mut Journal,
+    ) -> Result<(), (Trouble, Phase)> {
+        let in_dialogue = |it| (it, Phase::Dialogue);
+        let deadline = context.deadline;
+        let sent = match &step.expect {
+            None => step.send.as_ref().map(|it| render(it, None)),
+            Some(Expect::Bytes(wanted)) => {
+                self.expect_bytes(wanted, deadline, dialogue, journal)
+                    .await
+                    .map_err(in_dialogue)?;
+                step.send.as_ref().map(|it| render(it, None))
+            }
+            Some(Expect::Line(pattern)) => {
+                let line = self
+                    .expect_line(pattern, step.reject.as_ref(), deadline, dialogue, journal)
+                    .await
+                    .map_err(in_dialogue)?;
+                matched(step, pattern, &line, dialogue)
+            }
+            Some(Expect::Stream(pattern)) => {
+                let bytes = self
+                    .expect_stream(pattern, step.reject.as_ref(), deadline, dialogue, journal)
+                    .await
+                    .map_err(in_dialogue)?;
+                matched(step, pattern, &bytes, dialogue)
+            }
+        };
+        if let Some(bytes) = sent.filter(|it| !it.is_empty()) {
+            journal.note(Level::Debug, || format!("sending `{}`", journal::shown(&bytes)));
+            self.send(&bytes, deadline).await.map_err(in_dialogue)?;
+        }
+        if step.starttls {
+            journal.note(Level::Debug, || "beginning TLS".to_owned());
+            self.secure(context, finding, journal).await.map_err(|it| (it, Phase::Tls))?;
+        }
+        Ok(())
+    }
+
+    /// Consumes lines until one matches, and returns it.
+    async fn expect_line(
+        &mut self,
+        pattern: &Pattern,
+        reject: Option<&Pattern>,
+        deadline: Deadline,
+        dialogue: &mut DialogueFinding,
+        journal: &mut Journal,
+    ) -> Result<Vec<u8>, Trouble> {
+        let mut lines = 0_usize;
+        let mut last = String::new();
+        loop {
+            while let Some(line) = self.take_line()? {
+                journal.note(Level::Debug, || format!("received `{}`", journal::shown(&line)));
+                if pattern.regex().is_match(&line) {
+                    return Ok(line);
+                }
+                let shown = journal::shown(&line);
+                if reject.is_some_and(|it| it.regex().is_match(&line)) {
+                    dialogue.failed_due_to_regex = true;
+                    let detail = format!("received `{shown}`, which the module rejects");
+                    return Err(Trouble::new(Reason::ExpectRejected, detail));
+                }
+                lines = lines.saturating_add(1);
+                last = shown;
+            }
+            match self.more(deadline).await {
+                Ok(More::Bytes) => (),
+                Ok(More::End) if !self.held().is_empty() => (),
+                Ok(More::End) => {
+                    dialogue.failed_due_to_regex = true;
+                    return Err(ended(pattern.as_str(), lines > 0, &last));
+                }
+                Err(mut trouble) => {
+                    trouble.detail = waiting(&trouble.detail, pattern.as_str(), self.held(), &last);
+                    return Err(trouble);
+                }
+            }
+        }
+    }
+
+    /// Takes a line off the buffer, without its line end; at the end of the stream also one
+    /// that has none.
+    fn take_line(&mut self) -> Result<Option<Vec<u8>>, Trouble> {
+        let held = self.held();
+        let window = &held[..held.len().min(MAX_HELD)];
+        let (length, line_end) = match window.iter().position(|it| *it == b'\n') {
+            Some(length) => (length, 1),
+            None if held.len() >= MAX_HELD => {
+                let detail = format!("received {MAX_HELD} bytes without a line end");
+                return Err(Trouble::new(Reason::ExpectMismatch, detail));
+            }
+            None if self.ended && !held.is_empty() => (held.len(), 0),
+            None => return Ok(None),
+        };
+        let mut line = self.consume(length + line_end);
+        line.truncate(length);
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        Ok(Some(line))
+    }
+
+    /// Waits for a match in all that is not consumed, and consumes up to its end.
+    async fn expect_stream(
+        &mut self,
+        pattern: &Pattern,
+        reject: Option<&Pattern>,
+        deadline: Deadline,
+        dialogue: &mut DialogueFinding,
+        journal: &mut Journal,
+    ) -> Result<Vec<u8>, Trouble> {
+        loop {
+            if let Some(end) = pattern.regex().find(self.held()).map(|it| it.end()) {
+                let bytes = self.consume(end);
+                journal.note(Level::Debug, || format!("received `{}`", journal::shown(&bytes)));
+                return Ok(bytes);
+            }
+            let shown = journal::shown(self.held());
+            if reject.is_some_and(|it| it.regex().is_match(self.held())) {
+                dialogue.failed_due_to_regex = true;
+                let detail = format!("received `{shown}`, which the module rejects");
+                return Err(Trouble::new(Reason::ExpectRejected, detail));
+            }
+            if self.held().len() >= MAX_HELD {
+                dialogue.failed_due_to_regex = true;
+                let detail = format!("received {MAX_HELD} bytes that do not match");
+                return Err(Trouble::new(Reason::ExpectMismatch, detail));
+            }
+            match self.more(deadline).await {
+                Ok(More::Bytes) => (),
+                Ok(More::End) => {
+                    dialogue.failed_due_to_regex = true;
+                    return Err(ended(pattern.as_str(), !self.held().is_empty(), &shown));
+                }
+                Err(mut trouble) => {
+                    trouble.detail = waiting(&trouble.detail, pattern.as_str(), self.held(), "");
+                    return Err(trouble);
+                }
+            }
+        }
+    }
+
+    /// Waits for exactly these bytes. The first that differs decides.
+    async fn expect_bytes(
+        &mut self,
+        wanted: &[u8],
+        deadline: Deadline,
+        dialogue: &mut DialogueFinding,
+        journal: &mut Journal,
+    ) -> Result<(), Trouble> {
+        loop {
+            let held = &self.held()[..self.held().len().min(wanted.len())];
+            let shown = journal::shown(held);
+            if held != &wanted[..held.len()] {
+                dialogue.failed_due_to_bytes = true;
+                let detail = format!("received `{shown}`, expected `{}`", journal::shown(wanted));
+                return Err(Trouble::new(Reason::ExpectMismatch, detail));
+            }
+            if held.len() == wanted.len() {
+                self.consume(wanted.len());
+                journal.note(Level::Debug, || format!("received `{shown}`"));
+                return Ok(());
+            }
+            let expected = journal::shown(wanted);
+            match self.more(deadline).await {
+                Ok(More::Bytes) => (),
+                Ok(More::End) => return Err(ended(&expected, false, "")),
+                Err(mut trouble) => {
+                    trouble.detail = waiting(&trouble.detail, &expected, self.held(), "");
+                    return Err(trouble);
+                }
+            }
+        }
+    }
+
+    /// Reads what is there, or waits for it.
+    async fn more(&mut self, deadline: Deadline) -> Result<More, Trouble> {
+        if self.ended {
+            return Ok(More::End);
+        }
+        if self.received >= MAX_RECEIVED {
+            let detail = format!("received {MAX_RECEIVED} bytes without an end");
+            return Err(Trouble::new(Reason::ExpectMismatch, detail));
+        }
+        self.buffer.drain(..self.consumed);
+        self.consumed = 0;
+        self.buffer.reserve(CHUNK);
+        match deadline.cap(self.stream.read_buf(&mut self.buffer)).await {
+            Ok(Ok(0)) => {
+                self.ended = true;
+                Ok(More::End)
+            }
+            Ok(Ok(count)) => {
+                self.received = self.received.saturating_add(count);
+                Ok(More::Bytes)
+            }
+            // A peer that ends TLS without saying goodbye; the TCP side did say it.
+            Ok(Err(err)) if err.kind() == io::ErrorKind::UnexpectedEof => {
+                self.ended = true;
+                Ok(More::End)
+            }
+            Ok(Err(err)) => Err(broken(&err)),
+            Err(Elapsed) => Err(Trouble::new(Reason::ExpectTimeout, "nothing more came in time")),
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Trouble> {
+        let sending = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        match deadline.cap(sending).await {
+            Ok(result) => result.map_err(|err| broken(&err)),
+            Err(Elapsed) => {
+                Err(Trouble::new(Reason::ExpectTimeout, "the peer does not take what is sent"))
+            }
+        }
+    }
+
+    /// Keeps the connection open for a while: the peer must not close it.
+    async fn hold(&mut self, hold: Duration, deadline: Deadline) -> Result<(), Trouble> {
+        let until = deadline.sooner(hold);
+        loop {
+            self.forget();
+            match self.more(until).await {
+                Ok(More::Bytes) => (),
+                Ok(More::End) => {
+                    let detail = format!("the peer closed the connection within {hold:?}");
+                    return Err(Trouble::new(Reason::ClosedEarly, detail));
+                }
+                Err(trouble) if trouble.reason == Reason::ExpectTimeout => return Ok(()),
+                Err(trouble) => return Err(trouble),
+            }
+        }
+    }
+
+    /// Ends the connection in the module's way.
+    pub(super) async fn close(self, close: Close) {
+        let (plain, secured) = match self.stream {
+            Stream::Plain(stream) => (stream, None),
+            Stream::Tls(stream) => match close {
+                Close::Reset => ((*stream).into_inner().0, None),
+                Close::Fin => {
+                    let mut stream = *stream;
+                    let goodbye = tokio::time::timeout(DRAIN, stream.shutdown()).await;
+                    (stream.into_inner().0, Some(goodbye.is_ok()))
+                }
+            },
+            Stream::Gone => return,
+        };
+        match close {
+            Close::Reset => {
+                let _ = plain.set_zero_linger();
+            }
+            Close::Fin => {
+                let half_closed = secured.unwrap_or_else(|| {
+                    socket2::SockRef::from(&plain).shutdown(std::net::Shutdown::Write).is_ok()
+                });
+                if half_closed && !self.ended {
+                    let _ = tokio::time::timeout(DRAIN, drain(&plain)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Reads and drops until the peer closes too.
+async fn drain(stream: &TcpStream) {
+    let mut drained = 0;
+    while drained < MAX_DRAINED && stream.readable().await.is_ok() {
+        let mut scratch = [0; 2048];
+        match stream.try_read(&mut scratch) {
+            Ok(0) => return,
+            Ok(count) => drained += count,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => (),
+            Err(_) => return,
+        }
+    }
+}
+
+/// What to do with a match: labels for the finding, and what to send.
+fn matched(
+    step: &Step,
+    pattern: &Pattern,
+    bytes: &[u8],
+    dialogue: &mut DialogueFinding,
+) -> Option<Vec<u8>> {
+    let captures = pattern.regex().captures(bytes);
+    if let (Some(labels), Some(captures)) = (&step.labels, &captures) {
+        let known = dialogue.labels.get_or_insert_default();
+        for (name, template) in labels {
+            let value = label_value(template, captures);
+            match known.iter_mut().find(|(it, _)| it == name) {
+                Some((_, old)) => *old = value,
+                None => known.push((name.clone(), value)),
+            }
+        }
+    }
+    step.send.as_ref().map(|it| render(it, captures.as_ref()))
+}
+
+/// A label's value: valid text of bearable length, whatever the peer sent.
+fn label_value(template: &Template, captures: &Captures<'_>) -> String {
+    let bytes = template.expand(captures);
+    let mut value = String::from_utf8_lossy(&bytes).into_owned();
+    let end = (0..=MAX_LABEL).rfind(|it| value.is_char_boundary(*it)).unwrap_or(0);
+    value.truncate(end);
+    value
+}
+
+/// The bytes to send.
+fn render(send: &Send, captures: Option<&Captures<'_>>) -> Vec<u8> {
+    match send {
+        Send::Bytes(bytes) => bytes.clone(),
+        Send::Line(template) if template.as_str().is_empty() => Vec::new(),
+        Send::Line(template) => {
+            let mut line = captures.map_or_else(
+                || template.as_str().as_bytes().to_vec(),
+                |captures| template.expand(captures),
+            );
+            line.push(b'\n');
+            line
+        }
+    }
+}
+
+/// The peer closed while we waited. One that said something else was of another opinion; one
+/// that said nothing would not talk.
+fn ended(expected: &str, said_something: bool, last: &str) -> Trouble {
+    if said_something {
+        let detail =
+            format!("the peer closed the connection without `{expected}`, its last was `{last}`");
+        Trouble::new(Reason::ExpectMismatch, detail)
+    } else {
+        let detail = format!("the peer closed the connection before `{expected}`");
+        Trouble::new(Reason::ClosedEarly, detail)
+    }
+}
+
+/// The connection broke, or TLS on it did.
+fn broken(err: &io::Error) -> Trouble {
+    if let Some(err) = err.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
+        return tls::explained(err);
+    }
+    let reason = match err.raw_os_error() {
+        Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Reason::Reset,
+        Some(libc::ENOBUFS | libc::ENOMEM) => Reason::LocalResources,
+        _ => Reason::NetworkError,
+    };
+    Trouble { reason, errno: err.raw_os_error(), detail: err.to_string() }
+}
+
+/// What was awaited and what came.
+fn waiting(what: &str, expected: &str, held: &[u8], last: &str) -> String {
+    let expected = journal::printable(expected);
+    match (held.is_empty(), last.is_empty()) {
+        (false, _) => {
+            let held = journal::shown(held);
+            format!("waiting for `{expected}`: {what}, received `{held}` so far")
+        }
+        (true, false) => format!("waiting for `{expected}`: {what}, its last was `{last}`"),
+        (true, true) => format!("waiting for `{expected}`: {what}"),
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn gone<T>() -> Poll<io::Result<T>> {
+        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(task, buffer),
+            Self::Gone => Self::gone(),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(task, bytes),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(task, bytes),
+            Self::Gone => Self::gone(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(task),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(task),
+            Self::Gone => Self::gone(),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(task),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(task),
+            Self::Gone => Self::gone(),
+        }
+    }
+}

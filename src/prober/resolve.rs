@@ -1,0 +1,534 @@
+//! Host to address: as the system would do it, but with the reason why not, and without a thread
+//! per name.
+//!
+//! Literals skip everything. Names go through the hosts file, then DNS with the search list of
+//! `resolv.conf`; both files are read again when they change. Answers are kept by their TTL.
+//! Every lookup is a future of its own, so one silent name server delays only who asked it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::parse_resolv_conf;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::address::Host;
+use crate::module::{Family, Module, Resolver};
+use crate::outcome::Reason;
+use crate::prober::Trouble;
+use crate::prober::deadline::{Deadline, Elapsed};
+use crate::prober::stamp::Stamp;
+
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How often the two files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the preferred family may take before the other one is asked too.
+const HEAD_START: Duration = Duration::from_millis(50);
+/// Names that are kept. More than a large fleet has, so that it is never asked twice per TTL.
+const CACHE_SIZE: u64 = 131_072;
+/// Longest that a missing name is believed to be missing: people create names and then look.
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
+/// Most threads inside `getaddrinfo`, which cannot be interrupted.
+const MAX_THREADS: usize = 64;
+
+/// All ways to an address. Built when first used.
+#[derive(Debug)]
+pub(super) struct Resolvers {
+    /// Guards the files and the resolver made from them; held only to look at them.
+    system: Mutex<Option<Watched>>,
+    /// Guards the resolvers of modules with name servers of their own.
+    servers: Mutex<HashMap<Vec<SocketAddr>, TokioResolver>>,
+    threads: Arc<Semaphore>,
+}
+
+/// What the two files said, and when they were looked at.
+#[derive(Debug)]
+struct Watched {
+    looked: Instant,
+    hosts_stamp: Option<Stamp>,
+    conf_stamp: Option<Stamp>,
+    system: Arc<System>,
+}
+
+/// What the two files say.
+#[derive(Debug)]
+struct System {
+    hosts: Arc<HashMap<String, Vec<IpAddr>>>,
+    dns: Result<Dns, String>,
+}
+
+/// A resolver and how it completes names.
+#[derive(Clone, Debug)]
+struct Dns {
+    resolver: TokioResolver,
+    search: Vec<Name>,
+    ndots: usize,
+}
+
+impl Default for Resolvers {
+    fn default() -> Self {
+        Self {
+            system: Mutex::default(),
+            servers: Mutex::default(),
+            threads: Arc::new(Semaphore::new(MAX_THREADS)),
+        }
+    }
+}
+
+/// The literal in its plain form, if the module may use it.
+pub(super) fn permitted(ip: IpAddr, module: &Module) -> Result<IpAddr, Trouble> {
+    let ip = ip.to_canonical();
+    let family = Family::of(ip);
+    if family == module.preferred_family || module.family_fallback {
+        return Ok(ip);
+    }
+    Err(no_address(&ip.to_string(), module))
+}
+
+/// The peer with the zone of its host, and an IPv4 address never dressed up as IPv6, so that
+/// what is judged is what is probed.
+pub(super) fn scoped(peer: SocketAddr, host: &Host) -> Result<SocketAddr, Trouble> {
+    let mut peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    if let (SocketAddr::V6(peer), Host::Ip(_, Some(zone))) = (&mut peer, host) {
+        let index = zone
+            .parse()
+            .or_else(|_| nix::net::if_::if_nametoindex(&**zone))
+            .map_err(|_| Trouble::new(Reason::LocalNoRoute, format!("no interface `{zone}`")))?;
+        peer.set_scope_id(index);
+    }
+    Ok(peer)
+}
+
+impl Resolvers {
+    /// The address to probe: the first of the preferred family, or of the other one.
+    pub(super) async fn first(
+        &self,
+        name: &str,
+        module: &Module,
+        deadline: Deadline,
+    ) -> Result<IpAddr, Trouble> {
+        let found = self.lookup(name, module, deadline, false).await?;
+        found.first().copied().ok_or_else(|| no_address(name, module))
+    }
+
+    /// Every address that the module may use, the preferred family first.
+    pub(super) async fn all(
+        &self,
+        host: &Host,
+        module: &Module,
+        deadline: Deadline,
+    ) -> Result<Vec<IpAddr>, Trouble> {
+        match host {
+            Host::Ip(ip, _) => Ok(vec![permitted(*ip, module)?]),
+            Host::Name(name) => self.lookup(name, module, deadline, true).await,
+        }
+    }
+
+    async fn lookup(
+        &self,
+        name: &str,
+        module: &Module,
+        deadline: Deadline,
+        all: bool,
+    ) -> Result<Vec<IpAddr>, Trouble> {
+        // Part of the time is kept for the connect: a name server that takes everything is told
+        // as such.
+        let whole = deadline.end.saturating_duration_since(deadline.start);
+        let deadline = deadline.sooner(whole / 5 * 4);
+        let found = match &module.resolver {
+            Resolver::Builtin => {
+                let system = self.system();
+                let bare = name.strip_suffix('.').unwrap_or(name);
+                let known = usable(system.hosts.get(bare).map_or(&[], Vec::as_slice), module);
+                if !known.is_empty() {
+                    return Ok(known);
+                }
+                if bare == "localhost" || bare.ends_with(".localhost") {
+                    let own = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
+                    return Ok(usable(&own, module));
+                }
+                let dns = system
+                    .dns
+                    .as_ref()
+                    .map_err(|err| Trouble::new(Reason::DnsFailure, err.clone()))?;
+                dns.lookup(name, module, deadline, all).await?
+            }
+            Resolver::Servers(servers) => {
+                let resolver = self.with_servers(servers)?;
+                let dns = Dns { resolver, search: Vec::new(), ndots: 0 };
+                dns.lookup(name, module, deadline, all).await?
+            }
+            Resolver::System => usable(&self.getaddrinfo(name, deadline).await?, module),
+        };
+        if found.is_empty() {
+            return Err(no_address(name, module));
+        }
+        Ok(found)
+    }
+
+    /// What the files say, read again if they changed.
+    fn system(&self) -> Arc<System> {
+        let mut watched = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(watched) = &*watched
+            && now.saturating_duration_since(watched.looked) < LOOK_INTERVAL
+        {
+            return watched.system.clone();
+        }
+        let hosts_stamp = Stamp::of(Path::new(HOSTS));
+        let conf_stamp = Stamp::of(Path::new(RESOLV_CONF));
+        let system = match watched.take() {
+            Some(it) if it.hosts_stamp == hosts_stamp && it.conf_stamp == conf_stamp => it.system,
+            Some(it) if it.conf_stamp == conf_stamp => Arc::new(System {
+                hosts: Arc::new(read_hosts(Path::new(HOSTS))),
+                dns: it.system.dns.clone(),
+            }),
+            _ => Arc::new(System {
+                hosts: Arc::new(read_hosts(Path::new(HOSTS))),
+                dns: read_resolv_conf(Path::new(RESOLV_CONF)),
+            }),
+        };
+        *watched = Some(Watched { looked: now, hosts_stamp, conf_stamp, system: system.clone() });
+        system
+    }
+
+    fn with_servers(&self, servers: &[SocketAddr]) -> Result<TokioResolver, Trouble> {
+        let mut known = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resolver) = known.get(servers) {
+            return Ok(resolver.clone());
+        }
+        let name_servers = servers
+            .iter()
+            .map(|server| {
+                let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+                for connection in &mut connections {
+                    connection.port = server.port();
+                }
+                NameServerConfig::new(server.ip(), true, connections.into())
+            })
+            .collect();
+        let config = ResolverConfig::from_name_servers(name_servers);
+        let resolver = build(config, ResolverOpts::default())
+            .map_err(|err| Trouble::new(Reason::LocalConfig, err))?;
+        known.insert(servers.to_vec(), resolver.clone());
+        Ok(resolver)
+    }
+
+    /// The system's resolver on a thread of its own. It cannot be interrupted, so the thread
+    /// keeps its permit until it comes back.
+    async fn getaddrinfo(&self, name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, Trouble> {
+        let busy = |_| {
+            let detail = format!("{MAX_THREADS} lookups of the system's resolver are hanging");
+            Trouble::new(Reason::LocalResources, detail)
+        };
+        let Ok(permit) = deadline.cap(self.threads.clone().acquire_owned()).await.map_err(busy)?
+        else {
+            return Err(Trouble::new(Reason::LocalResources, "the resolver was closed"));
+        };
+        let (answer, answered) = oneshot::channel();
+        let owned = name.to_owned();
+        std::thread::Builder::new()
+            .name("getaddrinfo".to_owned())
+            .spawn(move || {
+                let found = std::net::ToSocketAddrs::to_socket_addrs(&(owned.as_str(), 0))
+                    .map(|it| it.map(|it| it.ip()).collect());
+                let _ = answer.send(found);
+                drop(permit);
+            })
+            .map_err(|err| Trouble {
+                errno: err.raw_os_error(),
+                ..Trouble::new(Reason::LocalResources, format!("no thread: {err}"))
+            })?;
+        match deadline.cap(answered).await {
+            Ok(Ok(Ok(found))) => Ok(distinct(found)),
+            Ok(Ok(Err(err))) => Err(from_getaddrinfo(name, &err)),
+            Ok(Err(_)) => Err(Trouble::new(Reason::LocalResources, "the resolver's thread died")),
+            Err(Elapsed) => Err(too_late(name, deadline)),
+        }
+    }
+}
+
+impl Dns {
+    /// Tries the completions of a name in turn, until one has an address.
+    async fn lookup(
+        &self,
+        name: &str,
+        module: &Module,
+        deadline: Deadline,
+        all: bool,
+    ) -> Result<Vec<IpAddr>, Trouble> {
+        let mut worst: Option<Trouble> = None;
+        for full in self.completions(name)? {
+            match self.by_families(&full, module, deadline, all).await {
+                Ok(found) => return Ok(found),
+                Err(trouble) => {
+                    let is_last = matches!(
+                        trouble.reason,
+                        Reason::DnsTimeout | Reason::LocalStall | Reason::LocalResources
+                    );
+                    worst = Some(worse(worst, trouble));
+                    if is_last {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(worst.unwrap_or_else(|| no_address(name, module)))
+    }
+
+    /// What a name may stand for, as `resolv.conf` (5) has it.
+    fn completions(&self, name: &str) -> Result<Vec<Name>, Trouble> {
+        // `from_ascii`, since names of containers have underscores.
+        let mut bare = Name::from_ascii(name).map_err(|err| {
+            Trouble::new(Reason::DnsNxdomain, format!("`{name}` cannot be a name: {err}"))
+        })?;
+        if bare.is_fqdn() {
+            return Ok(vec![bare]);
+        }
+        let dots = name.bytes().filter(|it| *it == b'.').count();
+        let mut names: Vec<_> =
+            self.search.iter().filter_map(|it| bare.clone().append_domain(it).ok()).collect();
+        for it in &mut names {
+            it.set_fqdn(true);
+        }
+        bare.set_fqdn(true);
+        names.insert(if dots >= self.ndots { 0 } else { names.len() }, bare);
+        Ok(names)
+    }
+
+    /// Asks for the preferred family, and for the other one if it may be used and is needed.
+    async fn by_families(
+        &self,
+        name: &Name,
+        module: &Module,
+        deadline: Deadline,
+        all: bool,
+    ) -> Result<Vec<IpAddr>, Trouble> {
+        let mut preferred = pin!(self.ask(name, module.preferred_family, deadline));
+        if !module.family_fallback {
+            return preferred.await;
+        }
+        let head_start = if all { Duration::ZERO } else { HEAD_START };
+        let mut ahead = deadline.sooner(head_start).cap(&mut preferred).await.ok();
+        let mut other = pin!(self.ask(name, module.preferred_family.other(), deadline));
+        let mut behind = None;
+        loop {
+            match (ahead.take(), behind.take()) {
+                (Some(Ok(found)), _) if !all => return Ok(found),
+                (Some(first), Some(second)) => return both(first, second),
+                (first, second) => (ahead, behind) = (first, second),
+            }
+            // Both are polled again after the other one finished: cancel safe.
+            tokio::select! {
+                it = &mut preferred, if ahead.is_none() => ahead = Some(it),
+                it = &mut other, if behind.is_none() => behind = Some(it),
+            }
+        }
+    }
+
+    /// One question.
+    async fn ask(
+        &self,
+        name: &Name,
+        family: Family,
+        deadline: Deadline,
+    ) -> Result<Vec<IpAddr>, Trouble> {
+        let kind = match family {
+            Family::V4 => RecordType::A,
+            Family::V6 => RecordType::AAAA,
+        };
+        let lookup = match deadline.cap(self.resolver.lookup(name.clone(), kind)).await {
+            Ok(Ok(lookup)) => lookup,
+            Ok(Err(err)) => return Err(from_dns(name, kind, &err)),
+            Err(Elapsed) => return Err(too_late(&name.to_string(), deadline)),
+        };
+        let found: Vec<IpAddr> = lookup
+            .answers()
+            .iter()
+            .filter_map(|it| match &it.data {
+                RData::A(it) => Some(IpAddr::V4(it.0)),
+                RData::AAAA(it) => Some(IpAddr::V6(it.0)),
+                _ => None,
+            })
+            .collect();
+        if found.is_empty() {
+            let detail = format!("`{name}` has no {kind} record");
+            return Err(Trouble::new(Reason::DnsNoAddress, detail));
+        }
+        Ok(found)
+    }
+}
+
+/// The answers of both families together; one suffices.
+fn both(
+    first: Result<Vec<IpAddr>, Trouble>,
+    second: Result<Vec<IpAddr>, Trouble>,
+) -> Result<Vec<IpAddr>, Trouble> {
+    match (first, second) {
+        (Ok(mut first), Ok(second)) => {
+            first.extend(second);
+            Ok(first)
+        }
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+        (Err(first), Err(second)) => Err(worse(Some(first), second)),
+    }
+}
+
+/// Of two troubles the one that says more: our own first, since then nothing is known; then
+/// silence and errors, since the name may yet exist; then a name without addresses.
+fn worse(old: Option<Trouble>, new: Trouble) -> Trouble {
+    let weight = |it: &Trouble| match it.reason {
+        Reason::DnsNxdomain => 0,
+        Reason::DnsNoAddress => 1,
+        Reason::DnsFailure => 2,
+        Reason::DnsTimeout => 3,
+        _ => 4,
+    };
+    match old {
+        Some(old) if weight(&old) >= weight(&new) => old,
+        _ => new,
+    }
+}
+
+/// The addresses that a module may use, the preferred family first, otherwise as they came.
+fn usable(found: &[IpAddr], module: &Module) -> Vec<IpAddr> {
+    let of = |family| found.iter().copied().filter(move |it| Family::of(*it) == family);
+    let preferred = of(module.preferred_family);
+    if module.family_fallback {
+        preferred.chain(of(module.preferred_family.other())).collect()
+    } else {
+        preferred.collect()
+    }
+}
+
+/// Without repetitions: `getaddrinfo` gives an address per socket type.
+fn distinct(found: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut distinct = Vec::with_capacity(found.len());
+    for ip in found {
+        if !distinct.contains(&ip) {
+            distinct.push(ip);
+        }
+    }
+    distinct
+}
+
+fn no_address(name: &str, module: &Module) -> Trouble {
+    let wanted = match (module.family_fallback, module.preferred_family) {
+        (true, _) => "IP",
+        (false, Family::V4) => "IPv4",
+        (false, Family::V6) => "IPv6",
+    };
+    Trouble::new(Reason::DnsNoAddress, format!("`{name}` has no {wanted} address"))
+}
+
+fn too_late(name: &str, deadline: Deadline) -> Trouble {
+    if deadline.is_stalled() {
+        return Trouble::new(Reason::LocalStall, "this process slept past the deadline");
+    }
+    Trouble::new(Reason::DnsTimeout, format!("no answer about `{name}` in time"))
+}
+
+fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> Trouble {
+    let about = |what: &str| format!("`{name}` {kind}: {what}");
+    match err {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => Trouble::new(Reason::DnsNxdomain, about("no such name")),
+            ResponseCode::NoError => Trouble::new(Reason::DnsNoAddress, about("no such record")),
+            code => Trouble::new(Reason::DnsFailure, about(&code.to_string())),
+        },
+        NetError::Timeout => Trouble::new(Reason::DnsTimeout, about("no name server answers")),
+        NetError::Io(err) => {
+            let reason = match err.raw_os_error() {
+                Some(
+                    libc::EMFILE
+                    | libc::ENFILE
+                    | libc::ENOBUFS
+                    | libc::ENOMEM
+                    | libc::EADDRINUSE
+                    | libc::EADDRNOTAVAIL
+                    | libc::EACCES
+                    | libc::EPERM,
+                ) => Reason::LocalResources,
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => Reason::LocalNoRoute,
+                _ => Reason::DnsFailure,
+            };
+            let trouble = Trouble::new(reason, about(&err.to_string()));
+            Trouble { errno: err.raw_os_error(), ..trouble }
+        }
+        NetError::Busy => Trouble::new(Reason::LocalResources, about("too many lookups at once")),
+        _ => Trouble::new(Reason::DnsFailure, about(&err.to_string())),
+    }
+}
+
+/// The standard library hands on only the text of `gai_strerror` (3); the first of each pair is
+/// glibc's, the second musl's.
+fn from_getaddrinfo(name: &str, err: &std::io::Error) -> Trouble {
+    let text = err.to_string();
+    let says = |words: &[&str]| words.iter().any(|it| text.contains(it));
+    let reason = if err.raw_os_error().is_some() {
+        Reason::LocalResources
+    } else if says(&["Name or service not known", "Name does not resolve"]) {
+        Reason::DnsNxdomain
+    } else if says(&["No address associated", "Name has no usable address"]) {
+        Reason::DnsNoAddress
+    } else {
+        Reason::DnsFailure
+    };
+    Trouble { errno: err.raw_os_error(), ..Trouble::new(reason, format!("`{name}`: {text}")) }
+}
+
+fn build(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, String> {
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = CACHE_SIZE;
+    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    builder.build().map_err(|err| err.to_string())
+}
+
+/// A resolver by a file like `/etc/resolv.conf`; without name servers, that of this machine.
+fn read_resolv_conf(path: &Path) -> Result<Dns, String> {
+    let mut text = std::fs::read(path).unwrap_or_default();
+    let parsed = parse_resolv_conf(&text).or_else(|_| {
+        text.extend_from_slice(b"\nnameserver 127.0.0.1\n");
+        parse_resolv_conf(&text)
+    });
+    let (config, options) = parsed.map_err(|err| format!("{}: {err}", path.display()))?;
+    let (domain, mut search, servers) = config.into_parts();
+    if search.is_empty() {
+        search.extend(domain);
+    }
+    let ndots = options.ndots;
+    let config = ResolverConfig::from_name_servers(servers);
+    Ok(Dns { resolver: build(config, options)?, search, ndots })
+}
+
+/// A file like `/etc/hosts`, by name in lower case; without it, nothing.
+fn read_hosts(path: &Path) -> HashMap<String, Vec<IpAddr>> {
+    let text = std::fs::read(path).unwrap_or_default();
+    let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
+    for line in String::from_utf8_lossy(&text).lines() {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_ascii_whitespace();
+        let Some(Ok(ip)) = words.next().map(str::parse::<IpAddr>) else { continue };
+        for name in words {
+            let known = hosts.entry(name.to_ascii_lowercase()).or_default();
+            if !known.contains(&ip) {
+                known.push(ip);
+            }
+        }
+    }
+    hosts
+}

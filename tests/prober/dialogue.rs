@@ -1,0 +1,240 @@
+//! What becomes of the exchange.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tcp_probe_exporter::module::pattern::Pattern;
+use tcp_probe_exporter::module::template::Template;
+use tcp_probe_exporter::module::{Expect, Module, Send, Step};
+use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason};
+
+use crate::{TIMEOUT, failure, peer, probe, say};
+
+fn pattern(text: &str) -> Pattern {
+    Pattern::parse(text).unwrap()
+}
+
+fn line(text: &str) -> Step {
+    Step { expect: Some(Expect::Line(pattern(text))), ..Step::default() }
+}
+
+fn stream(text: &str) -> Step {
+    Step { expect: Some(Expect::Stream(pattern(text))), ..Step::default() }
+}
+
+fn bytes(bytes: &[u8]) -> Step {
+    Step { expect: Some(Expect::Bytes(bytes.to_vec())), ..Step::default() }
+}
+
+fn template(text: &str) -> Template {
+    Template::new(text.to_owned())
+}
+
+fn with_send(step: Step, text: &str) -> Step {
+    Step { send: Some(Send::Line(template(text))), ..step }
+}
+
+fn module(query_response: Vec<Step>) -> Module {
+    Module { query_response, ..Module::connect("m") }
+}
+
+/// What becomes of these steps if the peer says this and then waits to be left alone.
+async fn against(steps: Vec<Step>, says: &'static [u8]) -> Finding {
+    let address = peer(move |stream| {
+        say(&stream, says);
+        let _ = crate::read_all(&stream);
+    });
+    probe(&address.to_string(), &module(steps), TIMEOUT).await
+}
+
+/// The same, with a peer that closes after its words.
+async fn against_closing(steps: Vec<Step>, says: &'static [u8]) -> Finding {
+    let address = peer(move |stream| {
+        say(&stream, says);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = crate::read_all(&stream);
+    });
+    probe(&address.to_string(), &module(steps), TIMEOUT).await
+}
+
+#[track_caller]
+fn check(finding: &Finding, reason: Reason, regex: bool, bytes: bool) {
+    assert_eq!(finding.outcome, failure(reason, Phase::Dialogue), "{finding:?}");
+    let dialogue = finding.dialogue.as_ref().unwrap();
+    assert_eq!((dialogue.failed_due_to_regex, dialogue.failed_due_to_bytes), (regex, bytes));
+    assert_eq!(finding.phases.dialogue, None);
+}
+
+#[tokio::test]
+async fn lines_are_skipped_until_one_matches() {
+    let finding = against(vec![line("^250 ready$")], b"250-hello\r\n250 ready\r\n").await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    assert!(finding.phases.dialogue.is_some());
+}
+
+#[tokio::test]
+async fn the_last_line_needs_no_line_end() {
+    let finding = against_closing(vec![line("^bye$")], b"hello\nbye").await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+}
+
+#[tokio::test]
+async fn another_answer_is_a_mismatch_and_none_is_closed_early() {
+    let finding = against_closing(vec![line("^220")], b"HTTP/1.1 400 Bad Request\r\n").await;
+    check(&finding, Reason::ExpectMismatch, true, false);
+    assert!(finding.detail.unwrap().contains("HTTP/1.1 400 Bad Request"));
+    let finding = against_closing(vec![line("^220")], b"").await;
+    check(&finding, Reason::ClosedEarly, true, false);
+}
+
+#[tokio::test]
+async fn silence_is_a_timeout_and_not_a_mismatch() {
+    let address = peer(|stream| {
+        say(&stream, b"100 wait\r\nnot yet");
+        let _ = crate::read_all(&stream);
+    });
+    let timeout = Duration::from_millis(300);
+    let finding = probe(&address.to_string(), &module(vec![line("^220")]), timeout).await;
+    check(&finding, Reason::ExpectTimeout, false, false);
+    assert!(finding.detail.unwrap().contains("not yet"));
+}
+
+#[tokio::test]
+async fn a_line_that_the_module_rejects_ends_the_wait() {
+    let step = Step { reject: Some(pattern("^4")), ..line("^220") };
+    let finding = against(vec![step], b"hello\r\n421 too busy\r\n").await;
+    check(&finding, Reason::ExpectRejected, true, false);
+    assert!(finding.detail.unwrap().contains("421 too busy"));
+}
+
+#[tokio::test]
+async fn captures_are_sent_back_with_a_line_feed() {
+    let (done, answer) = mpsc::channel();
+    let address = peer(move |mut stream| {
+        say(&stream, b"PING :abc123\r\n");
+        let mut answer = [0; 13];
+        stream.read_exact(&mut answer).unwrap();
+        done.send(answer.to_vec()).unwrap();
+        say(&stream, b"ok\n");
+        let _ = crate::read_all(&stream);
+    });
+    let steps = vec![with_send(line("^PING :([^ ]+)"), "PONG $1 ${1}"), line("ok")];
+    let finding = probe(&address.to_string(), &module(steps), TIMEOUT).await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    assert_eq!(answer.recv_timeout(TIMEOUT).unwrap(), b"PONG abc123 a");
+}
+
+#[tokio::test]
+async fn text_without_an_expect_is_sent_as_it_is() {
+    let (done, got) = mpsc::channel();
+    let address = peer(move |stream| done.send(crate::read_all(&stream)).unwrap());
+    let send = |send| Step { send: Some(send), ..Step::default() };
+    let steps = vec![
+        send(Send::Line(template("cost $1"))),
+        send(Send::Line(template(""))),
+        send(Send::Bytes(b"\x00\xff$1".to_vec())),
+    ];
+    let finding = probe(&address.to_string(), &module(steps), TIMEOUT).await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    assert_eq!(got.recv_timeout(TIMEOUT).unwrap().unwrap(), b"cost $1\n\x00\xff$1");
+}
+
+#[tokio::test]
+async fn lines_and_bytes_share_what_came() {
+    let steps = vec![line("^hello"), bytes(b"\x01\x02"), stream("^.\\d"), line("^rest$")];
+    let finding = against(steps, b"hello\n\x01\x02x7rest\n").await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+}
+
+#[tokio::test]
+async fn bytes_may_come_in_pieces_and_the_first_wrong_one_decides() {
+    let address = peer(|mut stream: TcpStream| {
+        for byte in b"SSH-2.0" {
+            stream.write_all(&[*byte]).unwrap();
+            stream.set_nodelay(true).unwrap();
+        }
+        let _ = crate::read_all(&stream);
+    });
+    let finding = probe(&address.to_string(), &module(vec![bytes(b"SSH-2.0")]), TIMEOUT).await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let finding = against(vec![bytes(b"SSH-2.0-and-more")], b"SSX").await;
+    check(&finding, Reason::ExpectMismatch, false, true);
+    let finding = against_closing(vec![bytes(b"SSH-2.0")], b"SSH").await;
+    check(&finding, Reason::ClosedEarly, false, false);
+}
+
+#[tokio::test]
+async fn a_stream_is_searched_whatever_the_lines() {
+    let finding = against(vec![stream("(?s)^..\\n.\\x00b"), line("^rest$")], b"a\n\nc\x00brest\n");
+    let finding = finding.await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let step = Step { reject: Some(pattern("(?s)^\\x00E")), ..stream("^\\x01") };
+    let finding = against(vec![step], b"\x00ERROR").await;
+    check(&finding, Reason::ExpectRejected, true, false);
+    let finding = against_closing(vec![stream("^\\x01")], b"other").await;
+    check(&finding, Reason::ExpectMismatch, true, false);
+}
+
+#[tokio::test]
+async fn labels_of_all_steps_come_together_as_valid_text() {
+    let labelled = |step, labels: &[(&str, &str)]| Step {
+        labels: Some(labels.iter().map(|(it, text)| ((*it).to_owned(), template(text))).collect()),
+        ..step
+    };
+    let steps = vec![
+        labelled(line("^SSH-([0-9.]+)-(.*)"), &[("protocol", "v$1"), ("software", "$2")]),
+        labelled(line("^(.)"), &[("first", "$1"), ("software", "again")]),
+        line("never"),
+    ];
+    let finding = against_closing(steps, b"SSH-2.0-open\xff\nx\n").await;
+    assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
+    let dialogue = finding.dialogue.unwrap();
+    assert_eq!(dialogue.step, Some(2));
+    let labels = dialogue.labels.unwrap();
+    let labels: Vec<_> = labels.iter().map(|(it, value)| (it.as_str(), value.as_str())).collect();
+    assert_eq!(labels, [("protocol", "v2.0"), ("software", "again"), ("first", "x")]);
+}
+
+#[tokio::test]
+async fn a_line_without_end_is_a_mismatch_that_needs_bounded_memory() {
+    let address = peer(|mut stream| while stream.write_all(&[b'a'; 65_536]).is_ok() {});
+    let finding = probe(&address.to_string(), &module(vec![line("b")]), TIMEOUT).await;
+    check(&finding, Reason::ExpectMismatch, false, false);
+}
+
+#[tokio::test]
+async fn lines_without_end_are_a_mismatch() {
+    let address = peer(|mut stream| while stream.write_all(&b"a line\n".repeat(10_000)).is_ok() {});
+    let finding = probe(&address.to_string(), &module(vec![line("b")]), TIMEOUT).await;
+    assert_eq!(finding.outcome, failure(Reason::ExpectMismatch, Phase::Dialogue));
+}
+
+#[tokio::test]
+async fn a_peer_that_resets_is_told_from_one_that_closes() {
+    let address = peer(|stream| {
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let finding = probe(&address.to_string(), &module(vec![line("220")]), TIMEOUT).await;
+    // The reset may even come before the connect was seen to succeed.
+    let reason = finding.outcome.cause().map(|(reason, _)| reason);
+    assert_eq!(reason, Some(Reason::Reset), "{finding:?}");
+}
+
+#[tokio::test]
+async fn hold_finds_a_port_that_accepts_and_then_closes() {
+    let holding = |hold| Module { hold: Some(hold), ..Module::connect("m") };
+    let address = peer(drop);
+    let finding = probe(&address.to_string(), &holding(TIMEOUT), TIMEOUT).await;
+    assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
+
+    let address = peer(|stream| {
+        say(&stream, b"a banner is no matter");
+        let _ = crate::read_all(&stream);
+    });
+    let hold = Duration::from_millis(100);
+    let finding = probe(&address.to_string(), &holding(hold), TIMEOUT).await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    assert!(finding.phases.dialogue.unwrap() >= hold);
+}

@@ -1,0 +1,60 @@
+//! The prober against real sockets: what each peer's behaviour is called.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use tcp_probe_exporter::address::Address;
+use tcp_probe_exporter::guard::Access;
+use tcp_probe_exporter::module::Module;
+use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason};
+use tcp_probe_exporter::prober::journal::Journal;
+use tcp_probe_exporter::prober::{Probe, Prober};
+
+mod connect;
+mod dialogue;
+
+/// Long enough that no machine is too busy for it.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Probes a target once.
+async fn probe(target: &str, module: &Module, timeout: Duration) -> Finding {
+    let address = Address::parse(target).unwrap();
+    let access = Access::default();
+    let probe = Probe { address: &address, module, hostname: None, timeout, access: &access };
+    let mut journal = Journal::bounded(64 * 1024);
+    let finding = Prober::default().probe(probe, &mut journal).await;
+    for line in journal.lines() {
+        println!("{:?} {:?} {}", line.at, line.level, line.message);
+    }
+    finding
+}
+
+/// A peer on a port of its own that treats one connection as told.
+fn peer(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
+        serve(stream);
+    });
+    address
+}
+
+/// Reads until the other side closes.
+fn read_all(mut stream: &TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn failure(reason: Reason, phase: Phase) -> Outcome {
+    Outcome::Failure(reason, phase)
+}
+
+/// Sends bytes; a peer that is gone is no matter.
+fn say(mut stream: &TcpStream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes);
+}
