@@ -576,17 +576,10 @@ fn pem(
 
 fn tls_version(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<TlsVersion> {
     let text = word(node, place, report)?;
-    let version = match &*text {
-        "TLS10" => TlsVersion::Tls10,
-        "TLS11" => TlsVersion::Tls11,
-        "TLS12" => TlsVersion::Tls12,
-        "TLS13" => TlsVersion::Tls13,
-        _ => {
-            let message =
-                format!("unknown TLS version {}: write `TLS12` or `TLS13`", node.describe());
-            report.error(node.line, place, message);
-            return None;
-        }
-    };
-    Some(version)
+    let version = TlsVersion::ALL.into_iter().find(|it| it.as_str() == text);
+    if version.is_none() {
+        let message = format!("unknown TLS version {}: write `TLS12` or `TLS13`", node.describe());
+        report.error(node.line, place, message);
+    }
+    version
 }

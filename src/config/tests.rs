@@ -93,3 +93,20 @@ c.yml:4: monitors[2].host: `c:1` has a port: write `host: c` and `port: 1`
 c.yml:4: monitors[2].port: `ssh` is a name: write its number, `22`",
     );
 }
+
+#[test]
+fn the_text_of_a_configuration_reads_back_as_itself() {
+    let text = include_str!("embedded.yml");
+    let more = "
+defaults: {buckets: [10ms, 0.5, 1m]}
+monitors:
+- {name: a, host: 192.0.2.1, port: 22, slo: 99.9%, slow: 1.5s, interval: 1h, addresses: all}
+- {name: b, host: db, ports: {ssh: 22, web: 8000-8010}, depends_on: a, labels: {team: 'on'}}
+- {name: c, host: db, ports: [1, 3-5, 7], group: {name: g, role: 'yes', min_up: 2}}
+canaries: ['192.0.2.9:53', {target: '[::1]:1', module: tls_connect}]
+access: {allow: [10.0.0.0/8, '*'], deny: ['*.example.com:22'], modules: {tcp_connect: {deny: ':25'}}}
+";
+    let first = accept(&format!("{text}{more}")).text();
+    let second = accept(&first).text();
+    assert_eq!(first, second);
+}
