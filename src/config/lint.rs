@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::address::{Address, Host};
 use crate::config::load::{Origin, Placed, by_name};
-use crate::config::read::{Place, Report, entries, nearest};
-use crate::config::yaml::{Node, excerpt};
+use crate::config::read::{Place, Report, nearest};
+use crate::config::yaml::{Kind, Node, excerpt};
 use crate::config::{ModuleEntry, duration};
 
 /// How long Prometheus waits for a scrape unless told otherwise.
@@ -49,7 +49,9 @@ pub(super) fn modules(
     report: &mut Report,
 ) {
     let used: HashSet<&str> = placed.iter().map(|it| &*it.monitor.module.name).collect();
-    for entry in entries(node, place, report).unwrap_or_default() {
+    // Whatever else it is was reported when it was read.
+    let Kind::Map(entries) = &node.kind else { return };
+    for entry in entries.iter() {
         let Some(ModuleEntry::Tcp(module)) = modules.get(&*entry.key) else { continue };
         let Some(timeout) = module.timeout.filter(|&it| it > SCRAPE_TIMEOUT) else { continue };
         if !used.contains(&*entry.key) {
@@ -202,8 +204,9 @@ fn groups(placed: &[Placed], report: &mut Report) {
         let (name, members) = (excerpt(name), group.members);
         if usize::try_from(group.min_up.get()).is_ok_and(|it| it > members) {
             let message = format!(
-                "group `{name}` has {members} targets, of which {} can never be up: write a \
+                "group `{name}` has {members} target{}, of which {} can never be up: write a \
                  lower `min_up`",
+                if members == 1 { "" } else { "s" },
                 group.min_up
             );
             group.first.error("group", message, report);

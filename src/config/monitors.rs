@@ -521,7 +521,9 @@ fn ports(
                     let message = format!("{} is no port: write `ports`", node.describe());
                     report.error(node.line, &place, message);
                 }
-                Kind::Plain(text) | Kind::Quoted(text) if text.contains('-') => {
+                Kind::Plain(text) | Kind::Quoted(text)
+                    if text.split_once('-').is_some_and(|(first, _)| port(first).is_some()) =>
+                {
                     let message =
                         format!("{} is no port: write `ports: [{text}]`", node.describe());
                     report.error(node.line, &place, message);
@@ -638,7 +640,7 @@ fn group(
     };
     let mut fields = Fields::open(node, place, report)?;
     let Some(name_node) = fields.take("name") else {
-        report.error(fields.line, place, "`name` is missing");
+        report.error(fields.line, place, "`name` is missing: write `name: orders`");
         return None;
     };
     let name = name(name_node, &place.key("name"), report);

@@ -117,10 +117,7 @@ fn the_rules_of_a_module_come_on_top() {
         assert_eq!(judged(&access, module, "x", ip, 22), expected, "{module} {ip}");
     }
     let counted: Vec<String> = access.rules().iter().map(ToString::to_string).collect();
-    assert_eq!(
-        counted,
-        ["192.0.2.5", "192.0.2.9", "link_local", "metadata", "not_allowed:ssh"]
-    );
+    assert_eq!(counted, ["192.0.2.5", "192.0.2.9", "link_local", "metadata", "not_allowed:ssh"]);
 }
 
 #[test]
