@@ -10,7 +10,6 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
-use crate::guard::Access;
 use crate::monitor::{Monitor, Shard};
 use crate::prober::Prober;
 use crate::scheduler::probing::Network;
@@ -102,8 +101,7 @@ impl Feed {
             bounds: Arc::clone(&config.buckets),
             probing: Arc::new(Network::new(
                 Arc::clone(&self.prober),
-                // The configuration itself names these targets.
-                Arc::new(Access::unrestricted()),
+                Arc::clone(&config.access),
                 config.canaries.clone(),
                 Arc::clone(&self.telemetry),
             )),

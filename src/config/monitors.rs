@@ -190,13 +190,12 @@ fn count(
 /// `99.9%` or `0.999`.
 pub(super) fn objective(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<f64> {
     let text = text(node, place, report)?;
-    let (number, exponent) = match text.strip_suffix('%') {
-        Some(number) => (number.trim_end(), -2),
-        None => (&*text, 0),
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(number) => (number.trim_end(), 100.0),
+        None => (&*text, 1.0),
     };
     let plain = number.bytes().all(|it| it.is_ascii_digit() || it == b'.');
-    // The exponent leaves rounding to the parser: a division would make 0.9990000000000001.
-    let ratio = format!("{number}e{exponent}").parse::<f64>().ok().filter(|_| plain);
+    let ratio = number.parse::<f64>().ok().filter(|_| plain).map(|it| it / scale);
     let ratio = ratio.filter(|it| *it > 0.0 && *it < 1.0);
     if ratio.is_none() {
         let message =
@@ -396,17 +395,18 @@ pub(super) fn complete(
     );
     let interval = own.interval.or(defaults.interval).unwrap_or(INTERVAL);
     let module = module?;
+    // What a person wrote for monitors goes before what a module brings along for `/probe`.
     let timeout = own_timeout
-        .or(module.timeout)
         .or(defaults.timeout)
+        .or(module.timeout)
         .unwrap_or_else(|| TIMEOUT.min(interval / 5 * 4));
     if timeout >= interval {
         let source = if own_timeout.is_some() {
             String::new()
-        } else if module.timeout.is_some() {
-            format!(" of module `{}`", module.name)
-        } else {
+        } else if defaults.timeout.is_some() {
             " of `defaults`".to_owned()
+        } else {
+            format!(" of module `{}`", module.name)
         };
         let message = format!(
             "the timeout of {}{source} does not fit into the interval of {}: write a shorter \
@@ -521,9 +521,7 @@ fn ports(
                     let message = format!("{} is no port: write `ports`", node.describe());
                     report.error(node.line, &place, message);
                 }
-                Kind::Plain(text) | Kind::Quoted(text)
-                    if text.split_once('-').is_some_and(|(first, _)| port(first).is_some()) =>
-                {
+                Kind::Plain(text) | Kind::Quoted(text) if text.contains('-') => {
                     let message =
                         format!("{} is no port: write `ports: [{text}]`", node.describe());
                     report.error(node.line, &place, message);
@@ -640,7 +638,7 @@ fn group(
     };
     let mut fields = Fields::open(node, place, report)?;
     let Some(name_node) = fields.take("name") else {
-        report.error(fields.line, place, "`name` is missing: write `name: orders`");
+        report.error(fields.line, place, "`name` is missing");
         return None;
     };
     let name = name(name_node, &place.key("name"), report);

@@ -1,3 +1,0 @@
-//! README as its reader meets it: every command runs, every path exists, every table is true.
-
-mod text;
