@@ -18,6 +18,7 @@ use crate::monitor::Shard;
 use crate::settings::Settings;
 
 pub mod probe;
+pub mod report;
 
 /// A Prometheus exporter that tells whether TCP ports accept connections, and why not.
 #[derive(Debug, Parser)]

@@ -144,5 +144,11 @@ impl Config {
     }
 }
 
+/// A module as `/config` shows it, with the name that a request gave for verification.
+#[must_use]
+pub fn module_text(module: &Module, hostname: Option<&str>) -> String {
+    show::module(module, hostname)
+}
+
 #[cfg(test)]
 mod tests;

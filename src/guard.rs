@@ -164,6 +164,9 @@ impl Scope {
             }
             return Ok(Self::Network(unmapped(network)));
         }
+        if text.bytes().all(|it| it.is_ascii_digit()) {
+            return Err(format!("`{text}` looks like a port: write `:{text}`"));
+        }
         if !text.contains('*') {
             return match Host::parse(text)? {
                 Host::Ip(ip, _) => Ok(Self::Network(unmapped(IpNet::from(ip)))),

@@ -3,14 +3,14 @@
 //! Readers take a snapshot and keep it for as long as their work lasts. A configuration that
 //! cannot be loaded leaves the old one in force.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Diagnostic, ModuleEntry};
+use crate::config::{Config, Diagnostic, Loaded, ModuleEntry};
 use crate::telemetry::Telemetry;
 
 /// The configuration in force.
@@ -68,17 +68,17 @@ impl Live {
 
     async fn load(&self, asked_for: bool) -> Result<(), String> {
         let mut failed = self.failed.lock().await;
-        let path = self.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || Config::load(path.as_deref()))
+        let (path, current) = (self.path.clone(), self.config());
+        let loaded = tokio::task::spawn_blocking(move || load(path.as_deref(), &current))
             .await
             .unwrap_or_else(|err| Err(vec![died(&err)]));
         self.note(loaded.is_ok());
         match loaded {
             Ok(loaded) => {
-                let changed = self.current.borrow().fingerprint != loaded.config.fingerprint;
-                if changed {
-                    warn_of(&loaded.warnings);
-                    self.current.send_replace(Arc::new(loaded.config));
+                let changed = loaded.is_some();
+                if let Some(Loaded { config, warnings }) = loaded {
+                    warn_of(&warnings);
+                    self.current.send_replace(Arc::new(config));
                     self.begin_counting();
                 }
                 if changed || asked_for || *failed {
@@ -115,6 +115,14 @@ impl Live {
             }
         }
     }
+}
+
+/// What the files say, unless it is what is in force.
+fn load(path: Option<&Path>, current: &Config) -> Result<Option<Loaded>, Vec<Diagnostic>> {
+    if current.fingerprint_now().is_ok_and(|it| it == current.fingerprint) {
+        return Ok(None);
+    }
+    Config::load(path).map(Some)
 }
 
 fn died(err: &tokio::task::JoinError) -> Diagnostic {

@@ -127,6 +127,22 @@ pub enum TlsVersion {
     Tls13,
 }
 
+impl TlsVersion {
+    /// Every version.
+    pub const ALL: [Self; 4] = [Self::Tls10, Self::Tls11, Self::Tls12, Self::Tls13];
+
+    /// The word in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls10 => "TLS10",
+            Self::Tls11 => "TLS11",
+            Self::Tls12 => "TLS12",
+            Self::Tls13 => "TLS13",
+        }
+    }
+}
+
 /// `tls_config` of a module.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct TlsSettings {

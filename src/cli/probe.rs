@@ -1,20 +1,336 @@
 //! `tcp_probe_exporter probe`: the prober at a terminal.
 
+use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use futures_util::stream::{self, StreamExt as _};
+use tokio::time::{Instant, sleep_until};
+
+use crate::address::{self, Address};
+use crate::cli::report::{self, Colour, Statistics};
+use crate::config::{Config, ModuleEntry};
+use crate::guard::Access;
+use crate::limits::Limits;
+use crate::module::Module;
+use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::prober::journal::Journal;
+use crate::prober::{Probe, Prober};
+
+/// Probes at once. More would measure this machine, not the network.
+const AT_ONCE: usize = 128;
+/// Most targets of one call: every port of a host.
+const MAX_TARGETS: usize = 65_536;
+/// From this many targets on, closed ports are summed up instead of listed.
+const MANY: usize = 24;
+/// The timeout where neither the flag nor the module sets one.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The words after `probe`.
 #[derive(Args, Debug)]
 pub struct Words {
-    /// HOST:PORT, with more ports as HOST:PORT,PORT or HOST:PORT-PORT.
+    /// What to probe: HOST:PORT, with more ports as HOST:22,80 or HOST:8000-8010.
     #[arg(required = true, value_name = "HOST:PORT[,PORT|-PORT]")]
     targets: Vec<String>,
+    /// How to probe: a module of the configuration.
+    #[arg(long, short, value_name = "NAME", default_value = "tcp_connect")]
+    module: String,
+    /// Bound of each probe, as 5s or 500ms. Default: the module's, else 5s.
+    #[arg(long, short, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// How often to probe; 0 for until interrupted.
+    #[arg(long, short, value_name = "COUNT", default_value_t = 1)]
+    count: u64,
+    /// Time between two rounds.
+    #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    interval: Duration,
+    /// Print one JSON object per probe.
+    #[arg(long)]
+    json: bool,
+    /// Configuration file with the module. Without it: the embedded modules.
+    #[arg(long = "config.file", value_name = "FILE")]
+    config_file: Option<PathBuf>,
 }
 
-/// Probes and prints.
+/// Reads `500ms`, `5s`, `2m`, `1.5s`, or seconds without a unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|it: char| it.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => 0.0,
+    };
+    let seconds = number.parse::<f64>().unwrap_or(0.0) * factor;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|it| !it.is_zero() && seconds <= 86_400.0)
+        .ok_or_else(|| {
+            format!("`{text}` is no duration above 0 and up to a day: write 500ms or 5s")
+        })
+}
+
+/// One thing to probe, and what became of it so far.
+struct Item {
+    name: String,
+    address: Result<Address, String>,
+    statistics: Statistics,
+}
+
+/// Reads `host:port`, `host:port,port` and `host:port-port`.
+fn expand(text: &str) -> Vec<(String, Result<Address, String>)> {
+    let single = |text: &str| vec![(text.to_owned(), Address::parse(text))];
+    let Some((host, ports)) = text.rsplit_once(':') else { return single(text) };
+    if address::port(ports).is_ok() {
+        return single(text);
+    }
+    let mut expanded = Vec::new();
+    for part in ports.split(',') {
+        match part.split_once('-') {
+            Some((first, last)) if address::port(part).is_err() => {
+                let range = address::port(first)
+                    .and_then(|first| Ok(first..=address::port(last)?))
+                    .ok()
+                    .filter(|it| !first.is_empty() && !last.is_empty() && !it.is_empty());
+                match range {
+                    Some(range) => {
+                        expanded.extend(range.flat_map(|it| single(&format!("{host}:{it}"))))
+                    }
+                    None => {
+                        let error = format!("`{part}` is no range of ports: write 8000-8010");
+                        expanded.push((format!("{host}:{part}"), Err(error)));
+                    }
+                }
+            }
+            Some(_) | None => expanded.extend(single(&format!("{host}:{part}"))),
+        }
+        if expanded.len() > MAX_TARGETS {
+            break;
+        }
+    }
+    expanded
+}
+
+/// Probes and prints. The exit code is 0 if all ports are open, 1 if some are not, 2 if the
+/// command cannot be followed or nothing worse happened than that this machine could not look.
 #[must_use]
 pub fn run(words: &Words) -> ExitCode {
-    let _ = &words.targets;
-    ExitCode::from(2)
+    match prepare(words).and_then(|session| session.run()) {
+        Ok([_, 0, 0]) => ExitCode::SUCCESS,
+        Ok([_, 0, _]) => ExitCode::from(2),
+        Ok(_) => ExitCode::FAILURE,
+        Err(message) => {
+            let _ = writeln!(io::stderr().lock(), "tcp_probe_exporter: error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+struct Session<'a> {
+    words: &'a Words,
+    module: Arc<Module>,
+    timeout: Duration,
+    items: Vec<Item>,
+    prober: Prober,
+    access: Access,
+    colour: Colour,
+    width: usize,
+}
+
+fn prepare(words: &Words) -> Result<Session<'_>, String> {
+    let loaded = Config::load(words.config_file.as_deref()).map_err(|diagnostics| {
+        let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    })?;
+    let module = match loaded.config.modules.get(&*words.module) {
+        Some(ModuleEntry::Tcp(module)) => Arc::clone(module),
+        Some(ModuleEntry::Other { prober }) => {
+            return Err(format!(
+                "module `{}` is for the prober `{prober}`: this exporter probes TCP only",
+                words.module
+            ));
+        }
+        None => {
+            let names: Vec<&str> = loaded.config.modules.keys().map(|it| &**it).collect();
+            return Err(format!("no module `{}`, there are {}", words.module, names.join(", ")));
+        }
+    };
+    let items: Vec<Item> = words
+        .targets
+        .iter()
+        .flat_map(|it| expand(it))
+        .map(|(name, address)| Item { name, address, statistics: Statistics::default() })
+        .collect();
+    if items.len() > MAX_TARGETS {
+        return Err(format!("{} targets are too many, {MAX_TARGETS} fit", items.len()));
+    }
+    if let Some(error) = items.iter().find_map(|it| it.address.as_ref().err()) {
+        return Err(error.clone());
+    }
+    Ok(Session {
+        timeout: words.timeout.or(module.timeout).unwrap_or(DEFAULT_TIMEOUT),
+        width: items.iter().map(|it| it.name.chars().count()).max().unwrap_or_default(),
+        colour: if io::stdout().is_terminal() { Colour::On } else { Colour::Off },
+        prober: Prober::default(),
+        access: Access::unrestricted(),
+        module,
+        items,
+        words,
+    })
+}
+
+impl Session<'_> {
+    /// Returns how many probes had each outcome.
+    fn run(mut self) -> Result<[u64; 3], String> {
+        let at_once = AT_ONCE.min(Limits::raise().scheduled);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|err| format!("cannot start the runtime: {err}"))?;
+        let ended = runtime.block_on(async {
+            tokio::select! {
+                ended = self.rounds(at_once) => ended,
+                // Interrupted by the user, who wants to see what there is.
+                _ = tokio::signal::ctrl_c() => Ok(()),
+            }
+        });
+        runtime.shutdown_background();
+        let mut all = Statistics::default();
+        for item in &self.items {
+            all.merge(&item.statistics);
+        }
+        // A reader that left early, `head` for one, is no error.
+        let _ = ended.and_then(|()| self.close(&all));
+        Ok(all.outcomes())
+    }
+
+    async fn rounds(&mut self, at_once: usize) -> io::Result<()> {
+        let many = self.items.len() >= MANY;
+        let progress = many && !self.words.json && io::stderr().is_terminal();
+        let mut round = 0;
+        loop {
+            let begin = Instant::now();
+            let (module, timeout) = (&*self.module, self.timeout);
+            let (prober, access) = (&self.prober, &self.access);
+            let probes = self.items.iter().map(|item| probe(prober, access, module, timeout, item));
+            let mut findings = stream::iter(probes).buffered(at_once).enumerate();
+            let mut found = Vec::with_capacity(self.items.len());
+            while let Some((index, finding)) = findings.next().await {
+                if progress && index % 16 == 0 {
+                    let _ = write!(io::stderr().lock(), "\r{index}/{} ", self.items.len());
+                }
+                let name = &self.items[index].name;
+                let text = if self.words.json {
+                    format!("{}\n", report::object(name, &module.name, &finding))
+                } else if many && !finding.outcome.is_success() {
+                    String::new()
+                } else {
+                    report::lines(name, self.width, &finding, self.colour)
+                };
+                print(&text, progress)?;
+                found.push(finding);
+            }
+            drop(findings);
+            for (item, finding) in self.items.iter_mut().zip(&found) {
+                item.statistics.add(finding);
+            }
+            round += 1;
+            if round == self.words.count {
+                return Ok(());
+            }
+            sleep_until(begin + self.words.interval).await;
+        }
+    }
+
+    /// What is said at the end: statistics of several rounds, the sum of many targets.
+    fn close(&self, all: &Statistics) -> io::Result<()> {
+        if self.words.json {
+            return Ok(());
+        }
+        if self.items.len() >= MANY {
+            let [open, failed, inconclusive] = all.outcomes();
+            let total = open + failed + inconclusive;
+            print(&format!("{total} probes: {open} open\n"), false)?;
+            for (reason, count) in all.reasons() {
+                print(&format!("{count:>6} {reason}: {}\n", reason.advice()), false)?;
+            }
+        } else if self.words.count != 1 {
+            for item in &self.items {
+                print(&item.statistics.lines(&item.name), false)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn probe(
+    prober: &Prober,
+    access: &Access,
+    module: &Module,
+    timeout: Duration,
+    item: &Item,
+) -> Finding {
+    match &item.address {
+        Ok(address) => {
+            let probe = Probe { address, module, hostname: None, timeout, access };
+            prober.probe(probe, &mut Journal::off()).await
+        }
+        Err(_) => Finding::new(Outcome::because(Reason::InvalidTarget, Phase::Resolve), timeout),
+    }
+}
+
+/// To standard output; first wipes the progress off the terminal.
+fn print(text: &str, progress: bool) -> io::Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    if progress {
+        let _ = write!(io::stderr().lock(), "\r\u{1b}[K");
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        let shown: Vec<String> = expand(text)
+            .into_iter()
+            .map(|(_, address)| address.map_or_else(|err| err, |it| it.to_string()))
+            .collect();
+        assert_eq!(shown, expected, "{text}");
+    }
+
+    #[test]
+    fn ports_are_lists_and_ranges() {
+        check("db:22", &["db:22"]);
+        check("db:ssh,80", &["db:22", "db:80"]);
+        check("[::1]:22,8000-8002", &["[::1]:22", "[::1]:8000", "[::1]:8001", "[::1]:8002"]);
+        check("db:http-alt", &["db:8080"]);
+        check("db:9-8", &["`9-8` is no range of ports: write 8000-8010"]);
+        check("db:1-", &["`1-` is no range of ports: write 8000-8010"]);
+        check("db", &["`db` has no port: write host:port"]);
+        assert_eq!(expand("db:1-65535").len(), 65_535);
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, millis) in
+            [("500ms", 500), ("5s", 5000), ("1.5s", 1500), ("2", 2000), ("1m", 60_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "0s", "-1s", "5x", "s", "nan", "inf", "100h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

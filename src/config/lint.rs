@@ -1,35 +1,285 @@
 //! Looks at everything together, with knowledge of the field.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::ModuleEntry;
-use crate::config::load::{Placed, by_name};
-use crate::config::read::{Place, Report};
-use crate::config::yaml::Node;
+use crate::address::{Address, Host};
+use crate::config::load::{Origin, Placed, by_name};
+use crate::config::read::{Place, Report, nearest};
+use crate::config::yaml::{Kind, Node, excerpt};
+use crate::config::{ModuleEntry, duration};
 
+/// How long Prometheus waits for a scrape unless told otherwise.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Embedded modules and the ports where their protocol lives.
+const PRESETS: &[(&str, &[u16])] = &[
+    ("ftp", &[21]),
+    ("ssh", &[22]),
+    ("smtp", &[25, 587]),
+    ("smtp_starttls", &[25, 587]),
+    ("dns_tcp", &[53]),
+    ("pop3", &[110]),
+    ("pop3_starttls", &[110]),
+    ("imap", &[143]),
+    ("imap_starttls", &[143]),
+    ("ldap", &[389]),
+    ("smtps", &[465]),
+    ("imaps", &[993]),
+    ("pop3s", &[995]),
+    ("mssql", &[1433]),
+    ("mysql", &[3306]),
+    ("postgresql", &[5432]),
+    ("amqp", &[5672]),
+    ("redis", &[6379]),
+    ("mongodb", &[27017]),
+];
+/// Presets that speak TLS from the first byte.
+const TLS_PRESETS: [&str; 3] = ["smtps", "imaps", "pop3s"];
+
+/// Modules of the file that no monitor uses are there for `/probe`, where Prometheus's patience
+/// is the limit.
 pub(super) fn modules(
-    _node: &Node<'_>,
-    _place: &Place<'_>,
-    _modules: &BTreeMap<Arc<str>, ModuleEntry>,
-    _report: &mut Report,
+    node: &Node<'_>,
+    place: &Place<'_>,
+    modules: &BTreeMap<Arc<str>, ModuleEntry>,
+    placed: &[Placed],
+    report: &mut Report,
 ) {
+    let used: HashSet<&str> = placed.iter().map(|it| &*it.monitor.module.name).collect();
+    // Whatever else it is was reported when it was read.
+    let Kind::Map(entries) = &node.kind else { return };
+    for entry in entries.iter() {
+        let Some(ModuleEntry::Tcp(module)) = modules.get(&*entry.key) else { continue };
+        let Some(timeout) = module.timeout.filter(|&it| it > SCRAPE_TIMEOUT) else { continue };
+        if !used.contains(&*entry.key) {
+            let timeout = duration::prometheus(timeout);
+            let message = format!(
+                "Prometheus ends a scrape after {}, unless `scrape_timeout` says otherwise, so \
+                 `/probe` does not wait {timeout}",
+                duration::prometheus(SCRAPE_TIMEOUT)
+            );
+            report.warn(entry.line, &place.key(&entry.key).key("timeout"), message);
+        }
+    }
 }
 
 /// Looks at all monitors together.
 pub(super) fn monitors(placed: &mut Vec<Placed>, report: &mut Report) {
+    repeated(placed, report);
+    names(placed, report);
+    dependencies(placed, report);
+    groups(placed, report);
+    targets(placed, report);
+    for it in &*placed {
+        times(it, report);
+        presets(it, report);
+    }
+}
+
+/// Discovery often finds a target twice; that is no reason to refuse the file.
+fn repeated(placed: &mut Vec<Placed>, report: &mut Report) {
+    let discovered = |it: &Placed| matches!(it.path, Origin::Target(..));
+    let mut seen = HashSet::new();
+    let mut kept = Vec::with_capacity(placed.len());
+    for it in placed.drain(..) {
+        let key = |it: &Placed| {
+            let monitor = &it.monitor;
+            let port = monitor.ports.first().map(|it| it.number);
+            (monitor.name.clone(), monitor.host.clone(), port, monitor.module.name.clone())
+        };
+        if discovered(&it) && !seen.insert(key(&it)) {
+            it.warn("", "this target is listed before: it is probed once".to_owned(), report);
+        } else {
+            kept.push(it);
+        }
+    }
+    *placed = kept;
+}
+
+fn names(placed: &[Placed], report: &mut Report) {
     let names = by_name(placed);
     for (index, it) in placed.iter().enumerate() {
-        let first = names[&it.monitor.name];
-        if first != index {
-            let first = &placed[first];
-            let message = format!(
-                "name `{}` is taken by {}:{}: rename one",
-                it.monitor.name,
-                first.file.display(),
-                first.line
-            );
-            it.error("name", message, report);
+        let Some(first) = names.get(&it.monitor.name).filter(|&&first| first != index) else {
+            continue;
+        };
+        let first = &placed[*first];
+        let message = format!(
+            "name `{}` is taken by {}:{}: rename one",
+            excerpt(&it.monitor.name),
+            first.file.display(),
+            first.line
+        );
+        it.error("name", message, report);
+    }
+}
+
+fn dependencies(placed: &[Placed], report: &mut Report) {
+    let names = by_name(placed);
+    for it in placed {
+        let Some(depends_on) = &it.monitor.depends_on else { continue };
+        if names.contains_key(depends_on) {
+            continue;
         }
+        let near = nearest(depends_on, names.keys().map(|it| &**it));
+        let message = match near {
+            Some(near) => {
+                format!("no monitor is called `{}`: did you mean `{near}`?", excerpt(depends_on))
+            }
+            None => format!("no monitor is called `{}`", excerpt(depends_on)),
+        };
+        it.error("depends_on", message, report);
+    }
+    // Each monitor depends on at most one other, so a walk from each finds every cycle; what a
+    // walk has passed is never walked again.
+    let mut walked = vec![0usize; placed.len()];
+    for start in 0..placed.len() {
+        let mut here = start;
+        let mut path: Vec<usize> = Vec::new();
+        while walked[here] == 0 {
+            walked[here] = start + 1;
+            path.push(here);
+            let next = placed[here].monitor.depends_on.as_ref().and_then(|it| names.get(it));
+            match next {
+                Some(&next) => here = next,
+                None => break,
+            }
+        }
+        let in_this_walk = walked[here] == start + 1;
+        let Some(first) = path.iter().position(|&it| it == here).filter(|_| in_this_walk) else {
+            continue;
+        };
+        let closes = placed[path[path.len() - 1]].monitor.depends_on.as_ref();
+        if closes.and_then(|it| names.get(it)) != Some(&here) {
+            continue;
+        }
+        let mut circle: Vec<&str> =
+            path[first..].iter().map(|&it| &*placed[it].monitor.name).collect();
+        circle.push(&placed[here].monitor.name);
+        let message = format!("monitors explain each other in a circle: {}", excerpt_list(&circle));
+        placed[here].error("depends_on", message, report);
+    }
+}
+
+fn excerpt_list(names: &[&str]) -> String {
+    /// More names than this make no line.
+    const MOST: usize = 8;
+    let mut shown: Vec<String> =
+        names.iter().take(MOST).map(|it| format!("`{}`", excerpt(it))).collect();
+    if names.len() > MOST {
+        shown.push("…".to_owned());
+    }
+    shown.join(" → ")
+}
+
+fn groups(placed: &[Placed], report: &mut Report) {
+    struct Group<'p> {
+        first: &'p Placed,
+        members: usize,
+        min_up: NonZeroU32,
+    }
+    let mut groups: BTreeMap<&str, Group<'_>> = BTreeMap::new();
+    for it in placed {
+        let Some(membership) = &it.monitor.group else { continue };
+        let group = groups.entry(&membership.name).or_insert(Group {
+            first: it,
+            members: 0,
+            min_up: membership.min_up,
+        });
+        group.members += it.monitor.ports.len();
+        if membership.min_up != group.min_up {
+            let message = format!(
+                "group `{}` needs {} up in line {} of {}: write the same `min_up` everywhere",
+                excerpt(&membership.name),
+                group.min_up,
+                group.first.line,
+                group.first.file.display()
+            );
+            it.error("group", message, report);
+        }
+    }
+    for (name, group) in groups {
+        let (name, members) = (excerpt(name), group.members);
+        if usize::try_from(group.min_up.get()).is_ok_and(|it| it > members) {
+            let message = format!(
+                "group `{name}` has {members} target{}, of which {} can never be up: write a \
+                 lower `min_up`",
+                if members == 1 { "" } else { "s" },
+                group.min_up
+            );
+            group.first.error("group", message, report);
+        } else if members == 1 {
+            let message = format!(
+                "group `{name}` has a single target, which nobody stands in for: add another, \
+                 or remove the group"
+            );
+            group.first.warn("group", message, report);
+        }
+    }
+}
+
+fn targets(placed: &[Placed], report: &mut Report) {
+    let mut seen: HashMap<(&Host, u16, &str), usize> = HashMap::new();
+    for (index, it) in placed.iter().enumerate() {
+        let monitor = &it.monitor;
+        for port in &monitor.ports {
+            let key = (&monitor.host, port.number, &*monitor.module.name);
+            let first = *seen.entry(key).or_insert(index);
+            if first != index {
+                let message = format!(
+                    "`{}` is probed by monitor `{}` too, with the same module",
+                    Address { host: monitor.host.clone(), port: port.number },
+                    excerpt(&placed[first].monitor.name)
+                );
+                it.warn("host", message, report);
+                break;
+            }
+        }
+    }
+}
+
+fn times(it: &Placed, report: &mut Report) {
+    let monitor = &it.monitor;
+    let retry_interval = monitor.confirm.retry_interval;
+    if retry_interval > monitor.interval {
+        let message = format!(
+            "re-checks every {} are slower than the interval of {}: confirmation takes longer \
+             than the schedule suggests",
+            duration::prometheus(retry_interval),
+            duration::prometheus(monitor.interval)
+        );
+        it.warn("confirm.retry_interval", message, report);
+    }
+    if let Some(slow) = monitor.slow.filter(|&slow| slow >= monitor.timeout) {
+        let message = format!(
+            "no success can be slower than {}, since the timeout is {}",
+            duration::prometheus(slow),
+            duration::prometheus(monitor.timeout)
+        );
+        it.warn("slow", message, report);
+    }
+}
+
+fn presets(it: &Placed, report: &mut Report) {
+    let module = &*it.monitor.module.name;
+    for port in &it.monitor.ports {
+        let here = || PRESETS.iter().filter(|(_, ports)| ports.contains(&port.number));
+        let Some((owner, _)) = here().next() else { continue };
+        let known = PRESETS.iter().any(|(name, _)| *name == module);
+        let number = port.number;
+        let message = if known && here().all(|(name, _)| *name != module) {
+            format!("port {number} is usually `{owner}`, not `{module}`: check port and module")
+        } else if module == "tls_connect" && !TLS_PRESETS.contains(owner) {
+            format!("port {number} is usually `{owner}`, which does not begin with TLS")
+        } else if module == "tcp_connect" && *owner == "mysql" {
+            "MySQL counts bare connects as errors and blocks the exporter's host in the end: \
+             use module `mysql`"
+                .to_owned()
+        } else {
+            continue;
+        };
+        it.warn("module", message, report);
     }
 }

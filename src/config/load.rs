@@ -162,9 +162,9 @@ fn configuration(
 ) {
     let place = Place::ROOT;
     let Some(mut fields) = Fields::open(root, &place, report) else { return };
-    if let Some(node) = fields.take("modules") {
+    let modules_node = fields.take("modules");
+    if let Some(node) = modules_node {
         let modules = modules::modules(node, &place.key("modules"), report);
-        lint::modules(node, &place.key("modules"), &modules, report);
         config.modules.extend(modules);
     }
     let mut interner = Interner::default();
@@ -201,6 +201,9 @@ fn configuration(
     }
     report.file = main_file;
     lint::monitors(&mut placed, report);
+    if let Some(node) = modules_node {
+        lint::modules(node, &place.key("modules"), &config.modules, &placed, report);
+    }
     config.canaries = canaries.unwrap_or_default();
     config.access = Arc::new(access.unwrap_or_default());
     config.monitors = placed.into_iter().map(|it| Arc::new(it.monitor)).collect();

@@ -305,13 +305,14 @@ fn pattern(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Pa
     match Pattern::parse(&source) {
         Ok(pattern) => Some(pattern),
         Err(err) => {
-            // The regex crate draws its errors over several lines.
-            let reason = err.lines().map(str::trim).filter(|it| !it.is_empty()).next_back();
-            let message = format!(
-                "`{}` is no regular expression of RE2: {}",
-                excerpt(&source),
-                reason.unwrap_or("it does not compile").trim_start_matches("error: ")
-            );
+            // The regex crate draws its errors over several lines; the last one says why.
+            let reason = err.lines().map(str::trim).rfind(|it| !it.is_empty());
+            let reason = reason.unwrap_or("it does not compile").trim_start_matches("error: ");
+            let message = if reason.contains(&*source) && !source.is_empty() {
+                reason.to_owned()
+            } else {
+                format!("`{}` is no regular expression of RE2: {reason}", excerpt(&source))
+            };
             report.error(node.line, place, message);
             None
         }
@@ -414,7 +415,7 @@ fn labels(
         let name = match fields.take("name") {
             Some(node) => label_name(node, &place.key("name"), report),
             None => {
-                report.error(node.line, &place, "`name` is missing");
+                report.error(node.line, &place, "`name` is missing: write `name: version`");
                 None
             }
         };
@@ -576,17 +577,10 @@ fn pem(
 
 fn tls_version(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<TlsVersion> {
     let text = word(node, place, report)?;
-    let version = match &*text {
-        "TLS10" => TlsVersion::Tls10,
-        "TLS11" => TlsVersion::Tls11,
-        "TLS12" => TlsVersion::Tls12,
-        "TLS13" => TlsVersion::Tls13,
-        _ => {
-            let message =
-                format!("unknown TLS version {}: write `TLS12` or `TLS13`", node.describe());
-            report.error(node.line, place, message);
-            return None;
-        }
-    };
-    Some(version)
+    let version = TlsVersion::ALL.into_iter().find(|it| it.as_str() == text);
+    if version.is_none() {
+        let message = format!("unknown TLS version {}: write `TLS12` or `TLS13`", node.describe());
+        report.error(node.line, place, message);
+    }
+    version
 }

@@ -190,12 +190,13 @@ fn count(
 /// `99.9%` or `0.999`.
 pub(super) fn objective(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<f64> {
     let text = text(node, place, report)?;
-    let (number, scale) = match text.strip_suffix('%') {
-        Some(number) => (number.trim_end(), 100.0),
-        None => (&*text, 1.0),
+    let (number, exponent) = match text.strip_suffix('%') {
+        Some(number) => (number.trim_end(), -2),
+        None => (&*text, 0),
     };
     let plain = number.bytes().all(|it| it.is_ascii_digit() || it == b'.');
-    let ratio = number.parse::<f64>().ok().filter(|_| plain).map(|it| it / scale);
+    // The exponent leaves rounding to the parser: a division would make 0.9990000000000001.
+    let ratio = format!("{number}e{exponent}").parse::<f64>().ok().filter(|_| plain);
     let ratio = ratio.filter(|it| *it > 0.0 && *it < 1.0);
     if ratio.is_none() {
         let message =
@@ -521,7 +522,9 @@ fn ports(
                     let message = format!("{} is no port: write `ports`", node.describe());
                     report.error(node.line, &place, message);
                 }
-                Kind::Plain(text) | Kind::Quoted(text) if text.contains('-') => {
+                Kind::Plain(text) | Kind::Quoted(text)
+                    if text.split_once('-').is_some_and(|(first, _)| port(first).is_some()) =>
+                {
                     let message =
                         format!("{} is no port: write `ports: [{text}]`", node.describe());
                     report.error(node.line, &place, message);
@@ -638,7 +641,7 @@ fn group(
     };
     let mut fields = Fields::open(node, place, report)?;
     let Some(name_node) = fields.take("name") else {
-        report.error(fields.line, place, "`name` is missing");
+        report.error(fields.line, place, "`name` is missing: write `name: orders`");
         return None;
     };
     let name = name(name_node, &place.key("name"), report);

@@ -164,7 +164,11 @@ pub(super) fn entries<'n, 'text>(
         Kind::Map(entries) => Some(entries),
         _ if node.is_null() => Some(&[]),
         Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_) | Kind::List(_) => {
-            report.error(node.line, place, format!("{} is no mapping", node.describe()));
+            report.error(
+                node.line,
+                place,
+                format!("{} is no mapping: write `key: value`", node.describe()),
+            );
             None
         }
     }
@@ -179,7 +183,7 @@ pub(super) fn items<'n, 'text>(
     match &node.kind {
         Kind::List(items) => Some(items),
         Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_) | Kind::Map(_) => {
-            let message = format!("{} is no list: write `- …` items", node.describe());
+            let message = format!("{} is no list: write `[one, two]`", node.describe());
             report.error(node.line, place, message);
             None
         }
@@ -198,7 +202,9 @@ pub(super) fn text<'n>(
             Ok(text) => return Some(Cow::Borrowed(text)),
             Err(_) => "binary data that is no UTF-8 cannot stand here".to_owned(),
         },
-        Kind::List(_) | Kind::Map(_) => format!("{} is no text", node.describe()),
+        Kind::List(_) | Kind::Map(_) => {
+            format!("{} is no text: write a single value", node.describe())
+        }
     };
     report.error(node.line, place, message);
     None
@@ -212,7 +218,7 @@ pub(super) fn word<'n>(
 ) -> Option<Cow<'n, str>> {
     let text = text(node, place, report)?;
     if text.is_empty() {
-        report.error(node.line, place, "the text is empty");
+        report.error(node.line, place, "the text is empty: fill it in, or remove the key");
         return None;
     }
     if text.chars().any(char::is_control) {
@@ -245,7 +251,12 @@ pub(super) fn boolean(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -
             _ => {}
         }
     }
-    let message = format!("{} is no boolean: write `true` or `false`", node.describe());
+    let message = match &node.kind {
+        Kind::Quoted(text) if matches!(&**text, "true" | "false") => {
+            format!("the quotes make `{text}` a text: write it without them")
+        }
+        _ => format!("{} is no boolean: write `true` or `false`", node.describe()),
+    };
     report.error(node.line, place, message);
     None
 }
@@ -335,7 +346,7 @@ pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> O
     if text.len() > LONGEST {
         return None;
     }
-    let slack = (text.len() / 3).clamp(1, 3);
+    let slack = (text.len() / 3).min(3);
     words
         .filter(|it| it.len() <= LONGEST)
         .map(|it| (distance(text, it), it))

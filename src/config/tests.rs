@@ -1,6 +1,10 @@
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::*;
+use crate::module::{
+    Close, Expect, ExpectConnect, Family, PemSource, Resolver, Send, Step, TlsVersion,
+};
 
 /// Loads one file; errors and warnings become lines without the name of the directory.
 fn load(text: &str) -> (Option<Config>, String) {
@@ -40,11 +44,47 @@ fn refuse(text: &str, expected: &str) {
     assert_eq!(lines.trim_end(), expected, "{text}");
 }
 
-#[track_caller]
-fn warn(text: &str, expected: &str) -> Config {
-    let (config, lines) = load(text);
-    assert_eq!(lines.trim_end(), expected, "{text}");
-    config.unwrap()
+/// Name, file and messages of each case of a table.
+fn cases(table: &str) -> impl Iterator<Item = (&str, String, &str)> {
+    table.split("\n=== ").skip(1).map(|case| {
+        let (name, rest) = case.split_once('\n').unwrap();
+        let (text, messages) = rest.split_once(">>>\n").unwrap();
+        (name, text.to_owned(), messages.trim_end())
+    })
+}
+
+#[test]
+fn one_bad_file_for_each_rule() {
+    for (name, text, expected) in cases(include_str!("tests/refused.txt")) {
+        let (config, lines) = load(&text);
+        assert_eq!(lines.trim_end(), expected, "{name}");
+        assert!(config.is_none(), "{name} is accepted");
+    }
+}
+
+#[test]
+fn one_dubious_file_for_each_warning() {
+    for (name, text, expected) in cases(include_str!("tests/warned.txt")) {
+        let (config, lines) = load(&text);
+        assert_eq!(lines.trim_end(), expected, "{name}");
+        assert!(config.is_some(), "{name} is refused");
+    }
+}
+
+#[test]
+fn bad_expressions_are_named() {
+    for expression in ["(a", "(?!a)", "a{1001}{1001}", "[z-a]"] {
+        let (config, lines) = load(&step(&format!("{{expect: '{expression}'}}")));
+        assert!(config.is_none(), "{expression}");
+        let place = "c.yml:5: modules.m.tcp.query_response[0].expect: ";
+        assert!(lines.starts_with(place) && lines.contains(expression), "{lines}");
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+    }
+}
+
+/// A module `m` with this single step.
+fn step(step: &str) -> String {
+    format!("modules:\n  m:\n    prober: tcp\n    tcp: {{query_response: [\n{step}\n]}}\n")
 }
 
 #[test]
@@ -92,4 +132,324 @@ c.yml:3: monitors[1].port: `0` is no port: write a number from 1 to 65535
 c.yml:4: monitors[2].host: `c:1` has a port: write `host: c` and `port: 1`
 c.yml:4: monitors[2].port: `ssh` is a name: write its number, `22`",
     );
+}
+
+#[test]
+fn the_text_of_a_configuration_reads_back_as_itself() {
+    let text = include_str!("embedded.yml");
+    let more = "
+defaults: {buckets: [10ms, 0.5, 1m]}
+monitors:
+- {name: a, host: 192.0.2.1, port: 22, slo: 99.9%, slow: 1.5s, interval: 1h, addresses: all}
+- {name: b, host: db, ports: {ssh: 22, web: 8000-8010}, depends_on: a, labels: {team: 'on'}}
+- {name: c, host: db, ports: [1, 3-5, 7], group: {name: g, role: 'yes', min_up: 2}}
+canaries: ['192.0.2.9:53', {target: '[::1]:1', module: tls_connect}]
+access: {allow: [10.0.0.0/8, '*'], deny: ['*.example.com:22'], modules: {tcp_connect: {deny: ':25'}}}
+";
+    let first = accept(&format!("{text}{more}")).text();
+    let second = accept(&first).text();
+    assert_eq!(first, second);
+}
+
+fn module(config: &Config, name: &str) -> Arc<Module> {
+    match &config.modules[name] {
+        ModuleEntry::Tcp(module) => module.clone(),
+        ModuleEntry::Other { prober } => panic!("{name} is one of {prober}"),
+    }
+}
+
+/// What a step sends, as bytes.
+fn sent(step: &Step) -> Vec<u8> {
+    match &step.send {
+        Some(Send::Line(template)) => template.as_str().as_bytes().to_vec(),
+        Some(Send::Bytes(bytes)) => bytes.clone(),
+        None => Vec::new(),
+    }
+}
+
+fn expected(step: &Step) -> String {
+    match &step.expect {
+        Some(Expect::Line(pattern)) => pattern.as_str().to_owned(),
+        Some(Expect::Stream(pattern)) => format!("stream {}", pattern.as_str()),
+        Some(Expect::Bytes(bytes)) => format!("bytes {bytes:?}"),
+        None => "nothing".to_owned(),
+    }
+}
+
+#[test]
+fn scalars_for_text_fields_are_taken_literally() {
+    for (written, meant) in [
+        ("123", "123"),
+        ("1.50", "1.50"),
+        ("007", "007"),
+        ("yes", "yes"),
+        ("true", "true"),
+        ("0x1F", "0x1F"),
+        ("1e3", "1e3"),
+        ("2001-01-01", "2001-01-01"),
+        ("12:30:45", "12:30:45"),
+        ("'null'", "null"),
+        ("!!str null", "null"),
+        ("!!binary aGVsbG8=", "hello"),
+        (r#""QUIT\r""#, "QUIT\r"),
+        ("|\n          two\n          lines\n", "two\nlines\n"),
+        ("null", ""),
+        ("~", ""),
+        ("''", ""),
+    ] {
+        let config = accept(&format!(
+            "modules:\n  m:\n    prober: tcp\n    tcp:\n      query_response:\n      - send: \
+             {written}\n"
+        ));
+        let module = module(&config, "m");
+        assert_eq!(sent(&module.query_response[0]), meant.as_bytes(), "{written}");
+    }
+    let config = accept(&step("{expect: 220, starttls: on}"));
+    let module = module(&config, "m");
+    assert_eq!(expected(&module.query_response[0]), "220");
+    assert!(module.query_response[0].starttls);
+}
+
+#[test]
+fn words_for_booleans_of_yaml_1_1() {
+    for (word, meant) in [
+        ("true", true),
+        ("yes", true),
+        ("On", true),
+        ("Y", true),
+        ("false", false),
+        ("NO", false),
+        ("off", false),
+        ("n", false),
+    ] {
+        let text = format!("modules: {{m: {{prober: tcp, tcp: {{tls: {word}}}}}}}");
+        assert_eq!(module(&accept(&text), "m").tls, meant, "{word}");
+    }
+}
+
+#[test]
+fn anchors_merges_and_odd_names() {
+    let config = accept(
+        "modules:
+  220: &base
+    prober: tcp
+    timeout: 5s
+    tcp: &tcp {tls: true, preferred_ip_protocol: ip4}
+  merged:
+    <<: *base
+    timeout: 1.5s
+  both:
+    <<: [{prober: tcp, timeout: 3s}, *base]
+  alias: *base
+  inner: {prober: tcp, tcp: {<<: *tcp, ip_protocol_fallback: no}}
+  yes: {prober: tcp}
+",
+    );
+    let merged = module(&config, "merged");
+    assert_eq!(merged.timeout, Some(Duration::from_millis(1500)));
+    assert!(merged.tls);
+    let both = module(&config, "both");
+    assert_eq!(both.timeout, Some(Duration::from_secs(3)));
+    assert!(both.tls);
+    assert!(module(&config, "alias").tls);
+    let inner = module(&config, "inner");
+    assert!(inner.tls && !inner.family_fallback && inner.preferred_family == Family::V4);
+    assert_eq!(&*module(&config, "220").name, "220");
+    assert!(!module(&config, "yes").tls);
+}
+
+#[test]
+fn only_the_first_document_counts_and_windows_may_have_written_it() {
+    let config = accept(
+        "\u{feff}modules:\r\n  m:\r\n    prober: tcp\r\n    tcp:\r\n      query_response:\r\n      \
+         - expect: '^SSH'\r\n---\r\nnonsense: [\r\n",
+    );
+    assert_eq!(expected(&module(&config, "m").query_response[0]), "^SSH");
+    for text in ["{}", "modules:", "modules: {}", "---\n{}\n...\n"] {
+        accept(text);
+    }
+}
+
+#[test]
+fn the_text_of_a_file_must_be_utf_8() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.yml");
+    std::fs::write(&path, b"modules:\n  m\xff: {}\n").unwrap();
+    let errors = Config::load(Some(&path)).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].line, Some(2));
+    assert_eq!(errors[0].message, "the text is no UTF-8 from here on: save the file as UTF-8");
+    for (path, message) in [
+        (directory.path().to_owned(), "cannot read the file: it is a directory: name a file"),
+        (
+            directory.path().join("x"),
+            "cannot read the file: No such file or directory (os error 2)",
+        ),
+    ] {
+        let errors = Config::load(Some(&path)).unwrap_err();
+        assert_eq!(errors[0].message, message);
+        assert_eq!(errors[0].to_string(), format!("{}: {message}", path.display()));
+    }
+}
+
+/// The kinds of modules that people have in the files of `blackbox_exporter`, in its schema.
+const BLACKBOX: &str = r#"
+modules:
+  http_2xx:
+    prober: http
+    http: {preferred_ip_protocol: ip4, valid_status_codes: [], typo: 1}
+  grpc_plain:
+    prober: grpc
+    grpc: {tls: false, service: service1}
+  icmp_ttl5:
+    prober: icmp
+    timeout: 5s
+    icmp: {ttl: 5}
+  dns_udp:
+    prober: dns
+    dns: {query_name: www.example.com, query_type: A}
+  tcp_plain:
+    prober: tcp
+  tcp_tls:
+    prober: tcp
+    timeout: 5s
+    tcp:
+      tls: true
+      tls_config: {insecure_skip_verify: false, min_version: TLS12}
+  pop3s_banner_like:
+    prober: tcp
+    tcp:
+      query_response:
+      - expect: "^+OK"
+      tls: true
+      tls_config:
+        insecure_skip_verify: false
+  ssh_greeting:
+    prober: tcp
+    timeout: 10s
+    tcp:
+      query_response:
+      - expect: "^SSH-2.0-([^ -]+)(?: (.*))?$"
+        labels:
+        - {name: ssh_version, value: "${1}"}
+        - {name: ssh_comments, value: "${2}"}
+      - send: "SSH-2.0-probe"
+  mail_starttls:
+    prober: tcp
+    timeout: 5s
+    tcp:
+      query_response:
+      - expect: "^220 ([^ ]+) ESMTP (.+)$"
+      - send: "EHLO prober\r"
+      - expect: "^250-STARTTLS"
+      - send: "STARTTLS\r"
+      - expect: "^220"
+      - starttls: true
+      - send: "EHLO prober\r"
+      - expect: "^250-AUTH"
+      - send: "QUIT\r"
+  chat_greeting:
+    prober: tcp
+    timeout: 5s
+    tcp:
+      query_response:
+      - send: "NICK prober"
+      - send: "USER prober prober prober :prober"
+      - expect: "PING :([^ ]+)"
+        send: "PONG ${1}"
+      - expect: "^:[^ ]+ 001"
+"#;
+
+#[test]
+fn files_of_blackbox_exporter_load_unchanged() {
+    let (config, lines) = load(BLACKBOX);
+    let config = config.unwrap();
+    for name in ["http_2xx", "grpc_plain", "icmp_ttl5", "dns_udp"] {
+        assert!(lines.contains(&format!("modules.{name}: prober ")), "{lines}");
+        assert!(matches!(config.modules[name], ModuleEntry::Other { .. }));
+    }
+    assert_eq!(lines.lines().count(), 4, "{lines}");
+    let ssh = module(&config, "ssh_greeting");
+    assert_eq!(ssh.query_response[0].labels.as_ref().map(Vec::len), Some(2));
+    assert_eq!(module(&config, "mail_starttls").query_response.len(), 9);
+    assert!(module(&config, "mail_starttls").query_response[5].starttls);
+    assert_eq!(expected(&module(&config, "pop3s_banner_like").query_response[0]), "^+OK");
+}
+
+#[test]
+fn steps_in_all_their_forms() {
+    for (text, expect, send) in [
+        ("", "nothing", &b""[..]),
+        ("{}", "nothing", b""),
+        ("{expect: ''}", "", b""),
+        ("{expect: }", "nothing", b""),
+        ("{expect_stream: 'a'}", "stream a", b""),
+        ("{expect_bytes: abc}", "bytes [97, 98, 99]", b""),
+        ("{expect_bytes: 12}", "bytes [49, 50]", b""),
+        ("{expect_bytes: !!binary /w==}", "bytes [255]", b""),
+        ("{expect_bytes: {hex: 'ff 00'}}", "bytes [255, 0]", b""),
+        ("{send_bytes: {hex: 00ff1A}}", "nothing", b"\x00\xff\x1a"),
+        ("{send_bytes: !!binary /w==}", "nothing", b"\xff"),
+        (r"{send_bytes: 'a\x00\xfF\r\n\t\0\\'}", "nothing", b"a\x00\xff\r\n\t\0\\"),
+        ("{send: !!binary /w==}", "nothing", b"\xff\n"),
+    ] {
+        let config = accept(&step(text));
+        let module = module(&config, "m");
+        assert_eq!(module.query_response.len(), usize::from(!text.is_empty()), "{text}");
+        let empty = Step::default();
+        let step = module.query_response.first().unwrap_or(&empty);
+        assert_eq!(expected(step), expect, "{text}");
+        assert_eq!(sent(step), send, "{text}");
+    }
+    let config = accept(&step("{expect: a, labels: []}, null"));
+    let module = module(&config, "m");
+    assert_eq!(module.query_response[0].labels.as_ref().map(Vec::len), Some(0));
+    assert_eq!(module.query_response.len(), 2);
+}
+
+#[test]
+fn settings_of_a_module() {
+    let config = accept(
+        "modules:
+  m:
+    prober: tcp
+    timeout: -1s
+    tcp:
+      source_ip_address: 192.0.2.1
+      resolver: [192.0.2.53, '[2001:db8::53]:5353']
+      close: reset
+      hold: 300ms
+      tls_config: {ca_file: /a, cert: b, key: c, server_name: d, min_version: TLS10}
+  shut: {prober: tcp, tcp: {expect_connect: closed, resolver: system}}
+",
+    );
+    let m = module(&config, "m");
+    assert_eq!(m.timeout, None);
+    assert_eq!(m.source_address.as_deref(), Some("192.0.2.1"));
+    let servers = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|it| it.parse().unwrap());
+    assert_eq!(m.resolver, Resolver::Servers(servers.to_vec()));
+    assert_eq!(m.close, Close::Reset);
+    assert_eq!(m.hold, Some(Duration::from_millis(300)));
+    assert_eq!(m.tls_settings.ca, Some(PemSource::File("/a".into())));
+    assert_eq!(m.tls_settings.key, Some(PemSource::Inline("c".into())));
+    assert_eq!(m.tls_settings.server_name.as_deref(), Some("d"));
+    assert_eq!(m.tls_settings.min_version, Some(TlsVersion::Tls10));
+    let shut = module(&config, "shut");
+    assert_eq!(shut.expect_connect, ExpectConnect::Closed);
+    assert_eq!(shut.resolver, Resolver::System);
+}
+
+#[test]
+fn secrets_stay_in_the_file() {
+    let config = accept(
+        "modules:
+  m: {prober: tcp, tcp: {ip_protocol_fallback: false, tls_config: {cert: public, key: s3cret}}}
+",
+    );
+    let text = config.text();
+    assert!(!text.contains("s3cret") && text.contains("key: <secret>"), "{text}");
+    assert!(text.contains("ip_protocol_fallback: false"), "{text}");
+    let shown = module_text(&module(&config, "m"), Some("name.example.com"));
+    assert!(shown.contains("server_name: name.example.com"), "{shown}");
+    assert!(!shown.contains("s3cret"), "{shown}");
 }

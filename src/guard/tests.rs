@@ -1,1 +1,184 @@
+use super::*;
 
+fn rules(allow: &[&str], deny: &[&str]) -> Rules {
+    let parse = |texts: &[&str]| texts.iter().map(|it| Rule::parse(it).unwrap()).collect();
+    Rules { allow: parse(allow), deny: parse(deny) }
+}
+
+fn access(allow: &[&str], deny: &[&str]) -> Access {
+    Access::new(rules(allow, deny), BTreeMap::new())
+}
+
+/// The verdict on `host`, which resolved to `ip`: `ok`, or the rule that denies.
+fn judged(access: &Access, module: &str, host: &str, ip: &str, port: u16) -> String {
+    let host = Host::parse(host).unwrap();
+    match access.judge(module, &host, SocketAddr::new(ip.parse().unwrap(), port)) {
+        Ok(()) => "ok".to_owned(),
+        Err(denial) => denial.rule.to_string(),
+    }
+}
+
+#[track_caller]
+fn check(access: &Access, host: &str, ip: &str, port: u16, expected: &str) {
+    assert_eq!(judged(access, "tcp_connect", host, ip, port), expected, "{host} {ip} {port}");
+}
+
+#[test]
+fn by_default_only_what_nobody_means_is_denied() {
+    let access = Access::default();
+    check(&access, "db", "192.0.2.1", 22, "ok");
+    check(&access, "localhost", "127.0.0.1", 22, "ok");
+    check(&access, "metadata.google.internal", "169.254.169.254", 80, "link_local");
+    check(&access, "169.254.1.2", "169.254.1.2", 80, "link_local");
+    check(&access, "fe80::1", "fe80::1", 80, "link_local");
+    check(&access, "febf::1", "febf::1", 80, "link_local");
+    check(&access, "fec0::1", "fec0::1", 80, "ok");
+    check(&access, "x", "fd00:ec2::254", 80, "metadata");
+    check(&access, "x", "fd20:ce::254", 80, "metadata");
+    check(&access, "x", "100.100.100.200", 80, "metadata");
+    check(&access, "x", "192.0.0.192", 80, "metadata");
+    check(&access, "x", "168.63.129.16", 80, "metadata");
+    assert!(access.is_open());
+}
+
+#[test]
+fn an_address_is_judged_for_what_it_is_however_it_is_written() {
+    let access = access(&[], &["127.0.0.0/8", "::1", "10.0.0.0/8"]);
+    check(&access, "x", "::ffff:169.254.169.254", 80, "link_local");
+    check(&access, "x", "::ffff:127.0.0.1", 80, "127.0.0.0/8");
+    check(&access, "0.0.0.0", "0.0.0.0", 80, "127.0.0.0/8");
+    check(&access, "::", "::", 80, "::1");
+    check(&access, "::ffff:0.0.0.0", "::ffff:0.0.0.0", 80, "127.0.0.0/8");
+    check(&access, "x", "64:ff9b::a9fe:a9fe", 80, "link_local");
+    check(&access, "x", "64:ff9b::10.1.2.3", 80, "10.0.0.0/8");
+    check(&access, "x", "64:ff9b::192.0.2.1", 80, "ok");
+    check(&access, "fe80::1%eth0", "fe80::1", 80, "link_local");
+    let mapped = super::tests::access(&[], &["::ffff:10.0.0.0/104"]);
+    check(&mapped, "x", "10.9.9.9", 80, "::ffff:10.0.0.0/104");
+}
+
+#[test]
+fn sensitive_addresses_open_only_to_a_rule_that_names_them() {
+    for (allow, expected) in [
+        (vec!["*"], "link_local"),
+        (vec!["0.0.0.0/0"], "link_local"),
+        (vec!["169.0.0.0/8"], "link_local"),
+        (vec!["*.internal"], "link_local"),
+        (vec!["*", "169.254.169.254"], "ok"),
+        (vec!["169.254.169.254:80"], "ok"),
+        (vec!["169.254.169.254:81"], "link_local"),
+        (vec!["169.254.0.0/16"], "ok"),
+        (vec!["169.254.0.0/24", "*"], "link_local"),
+    ] {
+        let access = access(&allow, &[]);
+        check(&access, "m.internal", "169.254.169.254", 80, expected);
+    }
+    let denied = access(&["169.254.169.254"], &["m.internal"]);
+    check(&denied, "m.internal", "169.254.169.254", 80, "m.internal");
+}
+
+#[test]
+fn what_is_not_allowed_is_denied_and_deny_wins() {
+    let access = access(
+        &["10.0.0.0/8", "*.example.com:443", "[2001:db8::/32]:22", "198.51.100.0/24:8000-8010"],
+        &["10.9.0.0/16", "bad.example.com", ":25"],
+    );
+    assert!(!access.is_open());
+    check(&access, "x", "10.1.2.3", 5432, "ok");
+    check(&access, "x", "10.9.2.3", 5432, "10.9.0.0/16");
+    check(&access, "x", "10.1.2.3", 25, ":25");
+    check(&access, "x", "192.0.2.1", 443, "not_allowed");
+    check(&access, "www.example.com", "192.0.2.1", 443, "ok");
+    check(&access, "WWW.Example.COM.", "192.0.2.1", 443, "ok");
+    check(&access, "www.example.com", "192.0.2.1", 444, "not_allowed");
+    check(&access, "example.com", "192.0.2.1", 443, "not_allowed");
+    check(&access, "www.example.com.evil.net", "192.0.2.1", 443, "not_allowed");
+    check(&access, "bad.example.com.", "192.0.2.1", 443, "bad.example.com");
+    check(&access, "x", "2001:db8::7", 22, "ok");
+    check(&access, "x", "2001:db8::7", 23, "not_allowed");
+    check(&access, "x", "198.51.100.7", 8010, "ok");
+    check(&access, "x", "198.51.100.7", 8011, "not_allowed");
+    // A name that is allowed may not lead to what is denied.
+    check(&access, "www.example.com", "10.9.0.1", 443, "10.9.0.0/16");
+}
+
+#[test]
+fn the_rules_of_a_module_come_on_top() {
+    let modules = BTreeMap::from([(Arc::from("ssh"), rules(&["192.0.2.0/24"], &["192.0.2.9"]))]);
+    let access = Access::new(rules(&[], &["192.0.2.5"]), modules);
+    for (module, ip, expected) in [
+        ("ssh", "192.0.2.1", "ok"),
+        ("ssh", "192.0.2.5", "192.0.2.5"),
+        ("ssh", "192.0.2.9", "192.0.2.9"),
+        ("ssh", "198.51.100.1", "not_allowed:ssh"),
+        ("tcp_connect", "198.51.100.1", "ok"),
+        ("tcp_connect", "192.0.2.9", "ok"),
+    ] {
+        assert_eq!(judged(&access, module, "x", ip, 22), expected, "{module} {ip}");
+    }
+    let counted: Vec<String> = access.rules().iter().map(ToString::to_string).collect();
+    assert_eq!(counted, ["192.0.2.5", "192.0.2.9", "link_local", "metadata", "not_allowed:ssh"]);
+}
+
+#[test]
+fn every_denial_is_among_the_rules_that_are_counted() {
+    let modules = BTreeMap::from([(Arc::from("ssh"), rules(&["192.0.2.0/24"], &[":9"]))]);
+    let access = Access::new(rules(&["192.0.2.0/23", "10.0.0.0/8"], &["10.1.0.0/16"]), modules);
+    let counted = access.rules();
+    for module in ["ssh", "other"] {
+        for ip in ["192.0.2.1", "192.0.3.1", "10.0.0.1", "10.1.0.1", "169.254.1.1", "8.8.8.8"] {
+            for port in [9, 22] {
+                let rule = judged(&access, module, "x", ip, port);
+                let known = counted.iter().any(|it| **it == *rule);
+                assert!(rule == "ok" || known, "{rule} is not counted");
+            }
+        }
+    }
+}
+
+#[test]
+fn rules_that_cannot_be_meant() {
+    for (text, expected) in [
+        ("", "the rule is empty: write a network, a name or `:port`"),
+        ("10.0.0.0/33", "`10.0.0.0/33` is no network: write `10.0.0.0/8`"),
+        ("010.0.0.0/8", "`010.0.0.0/8` is no network: write `10.0.0.0/8`"),
+        ("10.1.2.3/8", "`10.1.2.3/8` has bits beyond its prefix: write `10.0.0.0/8`"),
+        ("db:", "`db:` has no ports after the colon: write `:22` or `:8000-8010`"),
+        ("db:ssh", "`db:ssh` has no ports after the colon: write `:22` or `:8000-8010`"),
+        ("db:9-1", "`db:9-1` has no ports after the colon: write `:22` or `:8000-8010`"),
+        ("[::1", "`[::1` has `[` without `]`"),
+        ("a b*", "`a b*` is no pattern of names: write `*.example.com`"),
+        (
+            "10.*",
+            "`10.*` looks like an address, but patterns are about names: write a network, \
+             `10.0.0.0/8`",
+        ),
+        ("127.1", "`127.1` is no IPv4 address: write four decimal numbers, 192.0.2.1"),
+    ] {
+        assert_eq!(Rule::parse(text).unwrap_err(), expected, "{text}");
+    }
+}
+
+#[test]
+fn patterns_match_whole_names() {
+    for (pattern, name, expected) in [
+        ("*.example.com", "a.example.com", true),
+        ("*.example.com", "a.b.example.com", true),
+        ("*.example.com", ".example.com", true),
+        ("*.example.com", "example.com", false),
+        ("db-*.example.*", "db-1.example.org", true),
+        ("db-*.example.*", "xdb-1.example.org", false),
+        ("a*a", "a", false),
+        ("a*a", "aa", true),
+        ("a*b*c", "abbc", true),
+        ("a*b*c", "acb", false),
+    ] {
+        let pieces: Vec<Box<str>> = pattern.split('*').map(Box::from).collect();
+        assert_eq!(matches_pieces(&pieces, name), expected, "{pattern} {name}");
+    }
+}
+
+#[test]
+fn what_the_configuration_names_itself_is_not_judged() {
+    check(&Access::unrestricted(), "x", "169.254.169.254", 80, "ok");
+}

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use hyper::{Response, StatusCode};
 use tracing::{Level, event};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::exposition::{self, Format};
 use crate::http::App;
 use crate::http::answer::{Body, text};
@@ -95,7 +95,7 @@ pub fn debug_output(entry: &Entry, _config: &Config) -> String {
         }
     }
     out.push_str("\n\n\nModule configuration:\n");
-    let _ = writeln!(out, "{}", entry.module.name);
+    out.push_str(&config::module_text(&entry.module, entry.hostname.as_deref()));
     out
 }
 

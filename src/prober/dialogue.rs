@@ -62,7 +62,7 @@ pub(super) struct Wire {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Given away for good: a TLS handshake failed.
+    /// Given away for good: a TLS handshake did not come to an end.
     Gone,
 }
 
@@ -166,7 +166,13 @@ impl Wire {
         let Context { probe, tls, deadline } = context;
         let (shown, result) = tls.handshake(stream, probe, deadline, journal).await;
         finding.tls = shown.map(Box::new);
-        let secured = result.map_err(|it| unless_late(it, deadline))?;
+        let secured = match result {
+            Ok(secured) => secured,
+            Err(refused) => {
+                self.stream = refused.stream.map_or(Stream::Gone, Stream::Plain);
+                return Err(unless_late(refused.trouble, deadline));
+            }
+        };
         self.stream = Stream::Tls(Box::new(secured.stream));
         if secured.may_be_refused {
             self.listen_for_refusal(begun.elapsed(), deadline).await?;

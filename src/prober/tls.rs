@@ -1,16 +1,83 @@
 //! TLS on an open connection.
+//!
+//! Certificate files are read once per version of the file, never per probe; what was made from
+//! them is shared by all probes with the same settings. Sessions are never resumed, so that each
+//! probe verifies the certificate of the day.
 
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, ProtocolVersion, RootCertStore,
+    SupportedProtocolVersion, version,
+};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::address::Host;
+use crate::module::{PemSource, TlsSettings, TlsVersion};
 use crate::outcome::{Reason, TlsFinding};
-use crate::prober::deadline::Deadline;
-use crate::prober::journal::Journal;
+use crate::prober::deadline::{Deadline, Elapsed};
+use crate::prober::journal::{Journal, Level};
+use crate::prober::stamp::Stamp;
+use crate::prober::tls::certificate::Link;
+use crate::prober::tls::witness::{Asked, Witness};
 use crate::prober::{Probe, Trouble};
 
+mod certificate;
+mod witness;
+
+/// How often the files of a module are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Settings that are kept. Reloads bring new ones; beyond this all are made again.
+const MAX_SETTINGS: usize = 1024;
+
 /// Carries out handshakes.
+#[derive(Debug)]
+pub(super) struct TlsClient {
+    provider: Arc<CryptoProvider>,
+    /// Guards what was made from settings and files; held to look and, rarely, to read.
+    made: Mutex<Made>,
+}
+
 #[derive(Debug, Default)]
-pub(super) struct TlsClient {}
+struct Made {
+    system: Option<Arc<Trust>>,
+    by_settings: HashMap<TlsSettings, Entry>,
+}
+
+/// What was made from settings, and from which files.
+#[derive(Debug)]
+struct Entry {
+    looked: Instant,
+    stamps: Vec<Option<Stamp>>,
+    ready: Result<Ready, Trouble>,
+}
+
+/// All that a handshake needs.
+#[derive(Clone, Debug)]
+struct Ready {
+    config: Arc<ClientConfig>,
+    trust: Option<Arc<Trust>>,
+    key: Option<Arc<CertifiedKey>>,
+}
+
+/// Trust anchors.
+#[derive(Debug)]
+struct Trust {
+    verifier: Arc<WebPkiServerVerifier>,
+    links: Vec<Link>,
+}
 
 /// A handshake that succeeded.
 #[derive(Debug)]
@@ -20,20 +87,363 @@ pub(super) struct Secured {
     pub(super) may_be_refused: bool,
 }
 
-impl TlsClient {
-    /// Shakes hands.
-    pub(super) async fn handshake(
-        &self,
-        _stream: TcpStream,
-        _probe: &Probe<'_>,
-        _deadline: Deadline,
-        _journal: &mut Journal,
-    ) -> (Option<TlsFinding>, Result<Secured, Trouble>) {
-        (None, Err(Trouble::new(Reason::LocalConfig, "TLS is not available")))
+/// A handshake that did not succeed, and the connection where it can still be closed politely.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) trouble: Trouble,
+    pub(super) stream: Option<TcpStream>,
+}
+
+impl Default for TlsClient {
+    fn default() -> Self {
+        Self { provider: Arc::new(ring::default_provider()), made: Mutex::default() }
     }
 }
 
+impl TlsClient {
+    /// Shakes hands. What the server showed is returned also if it was not believed.
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+        probe: &Probe<'_>,
+        deadline: Deadline,
+        journal: &mut Journal,
+    ) -> (Option<TlsFinding>, Result<Secured, Refused>) {
+        let settings = &*probe.module.tls_settings;
+        let (ready, name) = match (self.ready(settings), server_name(probe)) {
+            (Ok(ready), Ok(name)) => (ready, name),
+            (Err(trouble), _) | (_, Err(trouble)) => {
+                return (None, Err(Refused { trouble, stream: Some(stream) }));
+            }
+        };
+        journal.note(Level::Debug, || format!("TLS handshake, expecting {}", name.to_str()));
+        let witness = Arc::new(Witness {
+            trust: ready.trust,
+            algorithms: self.provider.signature_verification_algorithms,
+            seen: Mutex::default(),
+        });
+        let asked = Arc::new(Asked { key: ready.key, asked: AtomicBool::new(false) });
+        let mut config = ClientConfig::clone(&ready.config);
+        config.dangerous().set_certificate_verifier(witness.clone());
+        config.client_auth_cert_resolver = asked.clone();
+        let connect = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        let result = deadline.cap(connect.into_fallible()).await;
+        let mut seen = witness.take();
+        if let Some(leaf) = seen.as_ref().and_then(|it| it.leaf.as_ref()) {
+            journal.note(Level::Debug, || {
+                format!("certificate of `{}` by `{}`", leaf.subject, leaf.issuer)
+            });
+        }
+        let result = match result {
+            Ok(Ok(stream)) => {
+                let agreed = stream.get_ref().1.protocol_version();
+                let version = agreed.and_then(version_name);
+                seen.get_or_insert_default().version = version;
+                let suite = stream.get_ref().1.negotiated_cipher_suite();
+                journal.note(Level::Debug, || {
+                    let suite = suite.and_then(|it| it.suite().as_str()).unwrap_or("a cipher");
+                    format!("{} with {suite}", version.unwrap_or("TLS"))
+                });
+                let may_be_refused = asked.was_asked() && agreed == Some(ProtocolVersion::TLSv1_3);
+                Ok(Secured { stream, may_be_refused })
+            }
+            Ok(Err((err, stream))) => Err(Refused {
+                trouble: failed(&err, seen.is_some(), asked.was_asked()),
+                stream: Some(stream),
+            }),
+            Err(Elapsed) => {
+                let detail = "the handshake did not finish in time";
+                Err(Refused { trouble: Trouble::new(Reason::TlsTimeout, detail), stream: None })
+            }
+        };
+        (seen, result)
+    }
+
+    /// What these settings amount to, made again if a file changed.
+    fn ready(&self, settings: &TlsSettings) -> Result<Ready, Trouble> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(entry) = made.by_settings.get_mut(settings) {
+            if now.saturating_duration_since(entry.looked) < LOOK_INTERVAL {
+                return entry.ready.clone();
+            }
+            entry.looked = now;
+            if entry.stamps == stamps(settings) {
+                return entry.ready.clone();
+            }
+        }
+        // Stamps first: a file that changes between the two looks is then read again.
+        let stamps = stamps(settings);
+        let ready = self.make(settings, &mut made.system);
+        if made.by_settings.len() >= MAX_SETTINGS {
+            made.by_settings.clear();
+        }
+        let entry = Entry { looked: now, stamps, ready: ready.clone() };
+        made.by_settings.insert(settings.clone(), entry);
+        ready
+    }
+
+    fn make(
+        &self,
+        settings: &TlsSettings,
+        system: &mut Option<Arc<Trust>>,
+    ) -> Result<Ready, Trouble> {
+        let versions = versions(settings)?;
+        // Anchors that are given are read even if nothing is verified, so that a wrong path shows.
+        let given = settings.ca.as_ref().map(|it| self.given_anchors(it)).transpose()?;
+        let trust = match (settings.insecure_skip_verify, given) {
+            (true, _) => None,
+            (false, Some(trust)) => Some(trust),
+            (false, None) => Some(match system {
+                Some(trust) => trust.clone(),
+                None => system.insert(self.system_anchors()?).clone(),
+            }),
+        };
+        let key = match (&settings.cert, &settings.key) {
+            (Some(cert), Some(key)) => Some(self.client_key(cert, key)?),
+            (None, None) => None,
+            _ => return Err(config("certificate and key of the client must come together")),
+        };
+        let nothing = Arc::new(Asked { key: None, asked: AtomicBool::new(false) });
+        let blind = Arc::new(Witness {
+            trust: None,
+            algorithms: self.provider.signature_verification_algorithms,
+            seen: Mutex::default(),
+        });
+        // Verifier and certificate are replaced for each handshake.
+        let mut client = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&versions)
+            .map_err(|err| config(err.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(blind)
+            .with_client_cert_resolver(nothing);
+        client.resumption = Resumption::disabled();
+        Ok(Ready { config: Arc::new(client), trust, key })
+    }
+
+    fn given_anchors(&self, source: &PemSource) -> Result<Arc<Trust>, Trouble> {
+        let (text, place) = pem(source, "CA")?;
+        let certificates = certificates(&text, &place)?;
+        self.trust(&certificates).map_err(|err| config(format!("{place}: {err}")))
+    }
+
+    fn system_anchors(&self) -> Result<Arc<Trust>, Trouble> {
+        let found = rustls_native_certs::load_native_certs();
+        self.trust(&found.certs).map_err(|err| {
+            let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+            config(format!("trust anchors of the system: {err} {}", errors.join(", ")))
+        })
+    }
+
+    fn trust(&self, certificates: &[CertificateDer<'_>]) -> Result<Arc<Trust>, String> {
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
+        let links: Vec<_> = certificates.iter().filter_map(Link::parse).collect();
+        if added == 0 {
+            return Err("no usable certificate".to_owned());
+        }
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots.into(), self.provider.clone())
+                .build()
+                .map_err(|err| err.to_string())?;
+        Ok(Arc::new(Trust { verifier, links }))
+    }
+
+    fn client_key(&self, cert: &PemSource, key: &PemSource) -> Result<Arc<CertifiedKey>, Trouble> {
+        let (text, place) = pem(cert, "client certificate")?;
+        let chain = certificates(&text, &place)?;
+        let (text, place) = pem(key, "client key")?;
+        let key = PrivateKeyDer::from_pem_slice(&text)
+            .map_err(|err| config(format!("{place}: no private key: {err}")))?;
+        CertifiedKey::from_der(chain, key, &self.provider)
+            .map(Arc::new)
+            .map_err(|err| config(format!("{place}: {err}")))
+    }
+}
+
+fn config(detail: impl Into<String>) -> Trouble {
+    Trouble::new(Reason::LocalConfig, detail)
+}
+
+/// The stamps of the files that the settings name.
+fn stamps(settings: &TlsSettings) -> Vec<Option<Stamp>> {
+    [&settings.ca, &settings.cert, &settings.key]
+        .into_iter()
+        .map(|it| match it {
+            Some(PemSource::File(path)) => Stamp::of(path),
+            Some(PemSource::Inline(_) | PemSource::Reference(_)) | None => None,
+        })
+        .collect()
+}
+
+/// The text of a source and its name for people.
+fn pem(source: &PemSource, what: &str) -> Result<(Vec<u8>, String), Trouble> {
+    match source {
+        PemSource::Inline(text) => Ok((text.clone().into_bytes(), format!("inline {what}"))),
+        PemSource::File(path) => {
+            let place = shown(path, what);
+            let text = std::fs::read(path).map_err(|err| config(format!("{place}: {err}")))?;
+            Ok((text, place))
+        }
+        PemSource::Reference(name) => {
+            Err(config(format!("{what} `{name}`: there is no secret manager to take it from")))
+        }
+    }
+}
+
+fn shown(path: &Path, what: &str) -> String {
+    format!("{what} `{}`", path.display())
+}
+
+fn certificates(text: &[u8], place: &str) -> Result<Vec<CertificateDer<'static>>, Trouble> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let found = found.map_err(|err| config(format!("{place}: {err}")))?;
+    if found.is_empty() {
+        return Err(config(format!("{place}: no certificate in PEM form")));
+    }
+    Ok(found)
+}
+
+/// The versions to offer.
+fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVersion>, Trouble> {
+    let min = settings.min_version.unwrap_or(TlsVersion::Tls12);
+    let max = settings.max_version.unwrap_or(TlsVersion::Tls13);
+    if max < TlsVersion::Tls12 {
+        return Err(config("max_version: TLS 1.0 and 1.1 are not spoken, the least is TLS12"));
+    }
+    if min > max {
+        return Err(config("min_version is above max_version"));
+    }
+    let all = [(TlsVersion::Tls12, &version::TLS12), (TlsVersion::Tls13, &version::TLS13)];
+    Ok(all.into_iter().filter(|(it, _)| (min..=max).contains(it)).map(|(_, it)| it).collect())
+}
+
+/// The name to verify: of the module, of the request, of the target.
+fn server_name(probe: &Probe<'_>) -> Result<ServerName<'static>, Trouble> {
+    let configured = probe.module.tls_settings.server_name.as_deref();
+    let named = configured.into_iter().chain(probe.hostname).find(|it| !it.is_empty());
+    let text = match (named, &probe.address.host) {
+        (Some(name), _) => name,
+        (None, Host::Ip(ip, _)) => return Ok(ServerName::IpAddress(ip.to_canonical().into())),
+        (None, Host::Name(name)) => name,
+    };
+    let text = text.strip_suffix('.').unwrap_or(text);
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| config(format!("`{}` cannot be a server name", text.escape_debug())))
+}
+
+const fn version_name(version: ProtocolVersion) -> Option<&'static str> {
+    match version {
+        ProtocolVersion::TLSv1_2 => Some("TLS 1.2"),
+        ProtocolVersion::TLSv1_3 => Some("TLS 1.3"),
+        _ => None,
+    }
+}
+
+/// Why a handshake did not succeed.
+fn failed(err: &io::Error, saw_certificate: bool, was_asked: bool) -> Trouble {
+    if let Some(err) = err.get_ref().and_then(|it| it.downcast_ref::<Error>()) {
+        let mut trouble = explained(err);
+        let is_garbage = matches!(err, Error::InvalidMessage(_));
+        if is_garbage && saw_certificate {
+            trouble.reason = Reason::TlsHandshake;
+        }
+        // Some servers have no better word for a missing certificate.
+        let is_vague = matches!(err, Error::AlertReceived(AlertDescription::HandshakeFailure));
+        if is_vague && was_asked {
+            trouble.reason = Reason::TlsClientCertificate;
+        }
+        return trouble;
+    }
+    let reason = match (err.kind(), err.raw_os_error()) {
+        (io::ErrorKind::UnexpectedEof, _) => Reason::ClosedEarly,
+        (_, Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED)) => Reason::Reset,
+        (_, Some(libc::ENOBUFS | libc::ENOMEM)) => Reason::LocalResources,
+        _ => Reason::NetworkError,
+    };
+    let detail = match reason {
+        Reason::ClosedEarly => "the peer closed the connection during the handshake".to_owned(),
+        _ => err.to_string(),
+    };
+    Trouble { errno: err.raw_os_error(), ..Trouble::new(reason, detail) }
+}
+
 /// A TLS error in the words of a probe.
-pub(super) fn explained(err: &rustls::Error) -> Trouble {
-    Trouble::new(Reason::TlsHandshake, err.to_string())
+pub(super) fn explained(err: &Error) -> Trouble {
+    use AlertDescription as Alert;
+    let reason = match err {
+        Error::InvalidCertificate(err) => match err {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                Reason::TlsExpired
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Reason::TlsNotYetValid
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Reason::TlsWrongName
+            }
+            _ => Reason::TlsUntrusted,
+        },
+        Error::InvalidMessage(_) => Reason::TlsNotTls,
+        Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied,
+        ) => Reason::TlsClientCertificate,
+        _ => Reason::TlsHandshake,
+    };
+    Trouble::new(reason, err.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(min: Option<TlsVersion>, max: Option<TlsVersion>) -> TlsSettings {
+        TlsSettings { min_version: min, max_version: max, ..TlsSettings::default() }
+    }
+
+    #[track_caller]
+    fn check(min: Option<TlsVersion>, max: Option<TlsVersion>, expected: Result<usize, Reason>) {
+        let versions = versions(&settings(min, max));
+        assert_eq!(versions.map(|it| it.len()).map_err(|it| it.reason), expected);
+    }
+
+    #[test]
+    fn versions_that_are_offered() {
+        use TlsVersion::{Tls10, Tls11, Tls12, Tls13};
+        check(None, None, Ok(2));
+        check(Some(Tls10), None, Ok(2));
+        check(Some(Tls13), None, Ok(1));
+        check(None, Some(Tls12), Ok(1));
+        check(None, Some(Tls11), Err(Reason::LocalConfig));
+        check(Some(Tls13), Some(Tls12), Err(Reason::LocalConfig));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_the_monitors_trouble_and_says_where() {
+        let client = TlsClient::default();
+        let ca = |it| TlsSettings { ca: Some(it), ..TlsSettings::default() };
+        for (settings, words) in [
+            (
+                ca(PemSource::File("/nonexistent/ca.pem".into())),
+                "CA `/nonexistent/ca.pem`: No such",
+            ),
+            (ca(PemSource::Inline("nonsense".to_owned())), "inline CA: no certificate in PEM form"),
+            (
+                ca(PemSource::Reference("vault".to_owned())),
+                "CA `vault`: there is no secret manager",
+            ),
+        ] {
+            let trouble = client.ready(&settings).unwrap_err();
+            assert_eq!(trouble.reason, Reason::LocalConfig);
+            assert!(trouble.detail.starts_with(words), "{}", trouble.detail);
+        }
+    }
 }

@@ -144,3 +144,21 @@ fn rules_are_valid() {
         ]);
     }
 }
+
+/// Every configuration that is shipped loads.
+#[test]
+fn configurations_are_valid() {
+    if !harness::installed("configurations_are_valid", &["promtool"]) {
+        return;
+    }
+    for file in ["prometheus.yml", "central.yml", "sharding.yml", "agent.yml"] {
+        let path = rules::path(&format!("config/prometheus/{file}"));
+        let path = path.to_string_lossy();
+        let mut words = vec!["promtool", "check", "config"];
+        if file == "agent.yml" {
+            words.push("--agent");
+        }
+        words.push(&path);
+        harness::process::run(&words);
+    }
+}

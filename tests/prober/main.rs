@@ -13,6 +13,7 @@ use tcp_probe_exporter::prober::{Probe, Prober};
 
 mod connect;
 mod dialogue;
+mod tls;
 
 /// Long enough that no machine is too busy for it.
 const TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,0 +1,300 @@
+//! What `probe` prints, as text and as JSON. Pure: no terminal, no clock.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::outcome::{Finding, Outcome, Phase, Reason};
+
+/// Whether text may carry colours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Colour {
+    /// A person looks at it on a terminal.
+    On,
+    /// Anything else.
+    Off,
+}
+
+impl Colour {
+    fn paint(self, outcome: Outcome, text: &str) -> String {
+        let code = match (self, outcome) {
+            (Self::Off, _) => return text.to_owned(),
+            (Self::On, Outcome::Success) => "32",
+            (Self::On, Outcome::Failure(..)) => "31",
+            (Self::On, Outcome::Inconclusive(..)) => "33",
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+/// One probe in a few lines: what, its times, and on anything but a success why and what to do.
+#[must_use]
+pub fn lines(target: &str, width: usize, finding: &Finding, colour: Colour) -> String {
+    let word = match finding.outcome.cause() {
+        None => "open".to_owned(),
+        Some((reason, _)) => reason.to_string(),
+    };
+    let word = colour.paint(finding.outcome, &format!("{word:<17}"));
+    let mut text = format!("{target:<width$}  {word} {:>10}", Millis(finding.duration).to_string());
+    for phase in Phase::ALL {
+        if let Some(time) = finding.phases.of(phase) {
+            let _ = write!(text, "  {phase} {}", Millis(time));
+        }
+    }
+    if let Some(kernel) = finding.kernel {
+        if let Some(rtt) = kernel.rtt {
+            let _ = write!(text, "  rtt {}", Millis(rtt));
+        }
+        if kernel.syn_retransmits > 0 {
+            let _ = write!(text, "  {} SYN sent again", kernel.syn_retransmits);
+        }
+    }
+    if let Some(peer) = finding.peer
+        && target != peer.to_string()
+    {
+        let _ = write!(text, "  at {}", peer.ip());
+    }
+    text.push('\n');
+    if let Some(version) = finding.tls.as_ref().and_then(|it| it.version) {
+        let _ = write!(text, "{:width$}  {version}", "");
+        if let Some(leaf) = finding.tls.as_ref().and_then(|it| it.leaf.as_ref()) {
+            let until = jiff::Timestamp::from_second(leaf.not_after)
+                .map_or_else(|_| leaf.not_after.to_string(), |it| it.to_string());
+            let _ = write!(text, ", {} until {until}", leaf.subject);
+        }
+        text.push('\n');
+    }
+    if let Some((reason, phase)) = finding.outcome.cause() {
+        let _ = write!(text, "{:width$}  {} in {phase}", "", finding.outcome.as_str());
+        if let Some(detail) = &finding.detail {
+            let _ = write!(text, ": {detail}");
+        }
+        if let Some(offender) = finding.icmp.and_then(|it| it.offender) {
+            let _ = write!(text, " (said {offender})");
+        }
+        let _ = writeln!(text, "\n{:width$}  {}", "", reason.advice());
+    }
+    text
+}
+
+/// One probe as a JSON object.
+#[must_use]
+pub fn object(target: &str, module: &str, finding: &Finding) -> Value {
+    let mut object = Map::new();
+    let mut add = |key: &str, value: Value| {
+        if !value.is_null() {
+            object.insert(key.to_owned(), value);
+        }
+    };
+    add("target", json!(target));
+    add("module", json!(module));
+    add("outcome", json!(finding.outcome.as_str()));
+    if let Some((reason, phase)) = finding.outcome.cause() {
+        add("reason", json!(reason.as_str()));
+        add("phase", json!(phase.as_str()));
+        add("advice", json!(reason.advice()));
+    }
+    add("detail", json!(finding.detail));
+    add("address", json!(finding.peer.map(|it| it.ip().to_string())));
+    add("duration_seconds", json!(finding.duration.as_secs_f64()));
+    add("timeout_seconds", json!(finding.timeout.as_secs_f64()));
+    let phases: Map<String, Value> = Phase::ALL
+        .into_iter()
+        .filter_map(|it| Some((it.to_string(), json!(finding.phases.of(it)?.as_secs_f64()))))
+        .collect();
+    add("phase_seconds", Value::Object(phases));
+    if let Some(kernel) = finding.kernel {
+        add("rtt_seconds", json!(kernel.rtt.map(|it| it.as_secs_f64())));
+        add("syn_retransmits", json!(kernel.syn_retransmits));
+    }
+    add("errno", json!(finding.errno));
+    if let Some(icmp) = finding.icmp {
+        let offender = icmp.offender.map(|it| it.to_string());
+        add("icmp", json!({"type": icmp.kind, "code": icmp.code, "offender": offender}));
+    }
+    if let Some(tls) = &finding.tls {
+        let not_after = tls.leaf.as_ref().map(|it| it.not_after);
+        let subject = tls.leaf.as_ref().map(|it| &it.subject);
+        add("tls", json!({"version": tls.version, "subject": subject, "not_after": not_after}));
+    }
+    Value::Object(object)
+}
+
+/// What all probes of one target came to.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    outcomes: [u64; 3],
+    reasons: BTreeMap<Reason, u64>,
+    latencies: Latencies,
+    syn_retransmits: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Latencies {
+    count: u32,
+    sum: Duration,
+    least: Duration,
+    most: Duration,
+}
+
+impl Statistics {
+    /// Takes one probe into account.
+    pub fn add(&mut self, finding: &Finding) {
+        self.outcomes[finding.outcome.index()] += 1;
+        if let Some((reason, _)) = finding.outcome.cause() {
+            *self.reasons.entry(reason).or_default() += 1;
+        }
+        self.syn_retransmits += finding.kernel.map_or(0, |it| u64::from(it.syn_retransmits));
+        if let Some(latency) = finding.latency() {
+            let all = &mut self.latencies;
+            all.least = if all.count == 0 { latency } else { all.least.min(latency) };
+            all.most = all.most.max(latency);
+            all.sum += latency;
+            all.count += 1;
+        }
+    }
+
+    /// Takes the probes of another target into account.
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *mine += theirs;
+        }
+        for (&reason, count) in &other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
+    }
+
+    /// Probes by reason, the most frequent first.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<(Reason, u64)> {
+        let mut reasons: Vec<_> = self.reasons.iter().map(|(&it, &count)| (it, count)).collect();
+        reasons.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        reasons
+    }
+
+    /// Probes by [`Outcome::index`].
+    #[must_use]
+    pub const fn outcomes(&self) -> [u64; 3] {
+        self.outcomes
+    }
+
+    /// In the manner of ping.
+    #[must_use]
+    pub fn lines(&self, target: &str) -> String {
+        let [open, failed, inconclusive] = self.outcomes;
+        let total = open + failed + inconclusive;
+        let conclusive = open + failed;
+        let mut text = format!("--- {target}: {total} probes, {open} open, {failed} failed");
+        if inconclusive > 0 {
+            let _ = write!(text, ", {inconclusive} inconclusive");
+        }
+        if let Some(percent) = (failed * 100).checked_div(conclusive) {
+            let _ = write!(text, ", {percent}% failure");
+        }
+        for (reason, count) in self.reasons() {
+            let _ = write!(text, ", {count} {reason}");
+        }
+        text.push('\n');
+        let Latencies { count, sum, least, most } = self.latencies;
+        if let Some(mean) = sum.checked_div(count) {
+            let _ = write!(
+                text,
+                "    latency min/mean/max {}/{}/{}",
+                Millis(least),
+                Millis(mean),
+                Millis(most)
+            );
+            if self.syn_retransmits > 0 {
+                let _ = write!(text, ", {} SYN sent again", self.syn_retransmits);
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// A duration in milliseconds, with digits enough to tell networks apart.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1000.0;
+        let digits = if millis < 10.0 {
+            2
+        } else if millis < 100.0 {
+            1
+        } else {
+            0
+        };
+        write!(f, "{millis:.digits$} ms")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::KernelView;
+
+    fn success() -> Finding {
+        let mut finding = Finding::new(Outcome::Success, Duration::from_secs(5));
+        finding.duration = Duration::from_micros(1234);
+        finding.phases.resolve = Some(Duration::ZERO);
+        finding.phases.connect = Some(Duration::from_micros(1100));
+        let rtt = Some(Duration::from_micros(930));
+        finding.kernel = Some(KernelView { rtt, syn_retransmits: 0 });
+        finding.peer = Some("192.0.2.1:22".parse().unwrap());
+        finding
+    }
+
+    fn refusal() -> Finding {
+        let outcome = Outcome::because(Reason::Refused, Phase::Connect);
+        let mut finding = Finding::new(outcome, Duration::from_secs(5));
+        finding.duration = Duration::from_millis(12);
+        finding.detail = Some("connection refused".into());
+        finding
+    }
+
+    #[test]
+    fn a_success_is_one_line() {
+        let expected = "db:22  open                 1.23 ms  resolve 0.00 ms  connect 1.10 ms  \
+                        rtt 0.93 ms  at 192.0.2.1\n";
+        assert_eq!(lines("db:22", 5, &success(), Colour::Off), expected);
+    }
+
+    #[test]
+    fn a_failure_says_why_and_what_to_do() {
+        let expected = format!(
+            "db:22  refused              12.0 ms\n       failure in connect: connection refused\n       \
+             {}\n",
+            Reason::Refused.advice()
+        );
+        assert_eq!(lines("db:22", 5, &refusal(), Colour::Off), expected);
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        assert!(lines("db:22", 5, &refusal(), Colour::On).contains("\u{1b}[31mrefused"));
+    }
+
+    #[test]
+    fn json_has_everything_there_is_and_nothing_else() {
+        let object = object("db:22", "tcp_connect", &refusal());
+        assert_eq!(object["reason"], "refused");
+        assert_eq!(object["phase"], "connect");
+        assert!(object.get("address").is_none());
+        assert_eq!(object["duration_seconds"], 0.012);
+    }
+
+    #[test]
+    fn statistics_add_up() {
+        let mut statistics = Statistics::default();
+        for finding in [success(), success(), refusal()] {
+            statistics.add(&finding);
+        }
+        let expected = "--- db:22: 3 probes, 2 open, 1 failed, 33% failure, 1 refused\n    \
+                        latency min/mean/max 0.93 ms/0.93 ms/0.93 ms\n";
+        assert_eq!(statistics.lines("db:22"), expected);
+    }
+}
