@@ -23,31 +23,29 @@ use crate::address::Host;
 /// nobody watches over TCP without knowing it. Public cloud documentation names them.
 const SENSITIVE: &[(IpNet, &str)] = &[
     // IPv4 link-local; most clouds have their metadata at 169.254.169.254.
-    (v4([169, 254, 0, 0], 16), "link_local"),
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link_local"),
+    (v4(Ipv4Addr::new(169, 254, 0, 0), 16), "link_local"),
+    (v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10), "link_local"),
     // Amazon EC2 over IPv6.
-    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128), "metadata"),
+    (v6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128), "metadata"),
     // Google Compute Engine over IPv6.
-    (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), "metadata"),
+    (v6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128), "metadata"),
     // Alibaba Cloud.
-    (v4([100, 100, 100, 200], 32), "metadata"),
+    (v4(Ipv4Addr::new(100, 100, 100, 200), 32), "metadata"),
     // Oracle Cloud.
-    (v4([192, 0, 0, 192], 32), "metadata"),
+    (v4(Ipv4Addr::new(192, 0, 0, 192), 32), "metadata"),
     // Azure's platform services.
-    (v4([168, 63, 129, 16], 32), "metadata"),
+    (v4(Ipv4Addr::new(168, 63, 129, 16), 32), "metadata"),
 ];
 
 /// Prefix by which IPv6-only networks reach IPv4 addresses (RFC 6052).
 const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
-const fn v4(octets: [u8; 4], prefix: u8) -> IpNet {
-    let [a, b, c, d] = octets;
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix))
+const fn v4(ip: Ipv4Addr, prefix: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(ip, prefix))
 }
 
-const fn v6(segments: [u16; 8], prefix: u8) -> IpNet {
-    let [a, b, c, d, e, f, g, h] = segments;
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix))
+const fn v6(ip: Ipv6Addr, prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(ip, prefix))
 }
 
 /// Why a target was refused: the rule's text, for the log and the counter, never for the client.

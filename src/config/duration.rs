@@ -3,6 +3,7 @@
 //! Both use the same letters for the same units, so one reader serves both: Go's fractions and
 //! sign, Prometheus's `d`, `w` and `y`.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::config::yaml::excerpt;
@@ -151,7 +152,8 @@ pub(super) fn prometheus(duration: Duration) -> String {
         [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")]
     {
         if rest >= unit {
-            text.push_str(&format!("{}{name}", rest / unit));
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{}{name}", rest / unit);
             rest %= unit;
         }
     }

@@ -1,5 +1,6 @@
 //! Reading files, bounded, and telling whether they changed.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ impl Fingerprint {
     }
 
     pub(super) fn finish(self) -> String {
-        self.0.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(self.0.finish().as_ref())
     }
 }
 
@@ -70,4 +71,14 @@ pub(super) fn fingerprint(path: &Path, globs: &[PathBuf]) -> io::Result<String> 
         fingerprint.add(&path, &read(&path)?);
     }
     Ok(fingerprint.finish())
+}
+
+/// Two lower-case digits for each byte.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }

@@ -123,8 +123,7 @@ fn content(path: &Path, report: &mut Report, fingerprint: &mut Fingerprint) -> O
         Ok(text) => Some(text),
         Err(err) => {
             let valid = err.utf8_error().valid_up_to();
-            let before = &err.as_bytes()[..valid];
-            let line = before.iter().filter(|&&it| it == b'\n').count() + 1;
+            let line = err.as_bytes()[..valid].split(|&it| it == b'\n').count();
             let message = "the text is no UTF-8 from here on: save the file as UTF-8";
             report.error(u32::try_from(line).unwrap_or(u32::MAX), &Place::ROOT, message);
             None

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::ModuleEntry;
+use crate::config::duration::Signed;
 use crate::config::read::{
     Fields, Place, Report, any_duration, boolean, bytes, choice, entries, items, nearest, text,
     word,
@@ -77,7 +78,7 @@ fn module(
     let mut module = Module::connect(name);
     if let Some(node) = fields.take("timeout") {
         module.timeout =
-            any_duration(node, &place.key("timeout"), report).and_then(|it| it.positive());
+            any_duration(node, &place.key("timeout"), report).and_then(Signed::positive);
     }
     if let Some(node) = fields.take("tcp") {
         tcp(&mut module, node, &place.key("tcp"), report);
@@ -213,7 +214,7 @@ fn endings(
         module.close = choice(node, &place.key("close"), report, &choices).unwrap_or_default();
     }
     if let Some(node) = fields.take("hold") {
-        module.hold = any_duration(node, &place.key("hold"), report).and_then(|it| it.positive());
+        module.hold = any_duration(node, &place.key("hold"), report).and_then(Signed::positive);
     }
     let Some(node) = fields.take("expect_connect") else { return };
     let place = place.key("expect_connect");
@@ -238,8 +239,7 @@ fn endings(
 
 fn step(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Step> {
     let mut fields = Fields::open(node, place, report)?;
-    let mut step = Step::default();
-    step.expect = expect(&mut fields, place, report);
+    let mut step = Step { expect: expect(&mut fields, place, report), ..Step::default() };
     if let Some(node) = fields.take("reject") {
         let place = place.key("reject");
         step.reject = pattern(node, &place, report);

@@ -362,8 +362,8 @@ pub(super) fn monitor(
             }
         }
     };
-    let parts = Parts { name: Arc::from(&*name), host: host?, ports: ports?, group, depends_on };
-    complete(parts, own, line, place, report, context)
+    let checked = Parts { name: Arc::from(&*name), host: host?, ports: ports?, group, depends_on };
+    complete(checked, own, line, place, report, context)
 }
 
 /// What a monitor must bring along, checked.

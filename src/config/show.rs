@@ -3,12 +3,15 @@
 //! The structs mirror the file. Defaults are written out, secrets are not.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::config::files::hexadecimal;
 use crate::config::{Config, ModuleEntry, duration};
 use crate::guard::{Access, Rule, Rules};
+use crate::module::pattern::Pattern;
 use crate::module::{Expect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings};
 use crate::monitor::{Monitor, Port};
 
@@ -166,7 +169,7 @@ struct StepText<'c> {
 impl<'c> StepText<'c> {
     fn of(step: &'c Step) -> Self {
         let mut text = Self {
-            reject: step.reject.as_ref().map(|it| it.as_str()),
+            reject: step.reject.as_ref().map(Pattern::as_str),
             starttls: step.starttls,
             ..Self::default()
         };
@@ -206,7 +209,7 @@ impl<'c> BytesText<'c> {
     fn of(bytes: &'c [u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text),
-            Err(_) => Self::Hex { hex: bytes.iter().map(|it| format!("{it:02x}")).collect() },
+            Err(_) => Self::Hex { hex: hexadecimal(bytes) },
         }
     }
 }
@@ -220,7 +223,10 @@ fn escaped(bytes: &[u8]) -> String {
             b'\r' => text.push_str("\\r"),
             b'\n' => text.push_str("\\n"),
             b' '..=b'~' => text.push(char::from(byte)),
-            _ => text.push_str(&format!("\\x{byte:02x}")),
+            _ => {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "\\x{byte:02x}");
+            }
         }
     }
     text
