@@ -24,6 +24,7 @@ use crate::http::history::{Entry, History};
 use crate::http::pages::Index;
 use crate::http::pages::listing::Wanted;
 use crate::http::request::{ProbeRequest, Query, invalid_target};
+use crate::http::web::Web;
 use crate::live::Live;
 use crate::outcome::{Finding, Outcome, Phase, Reason};
 use crate::prober::journal::Journal;
@@ -38,6 +39,7 @@ pub mod history;
 pub mod logs;
 pub mod pages;
 pub mod request;
+pub mod tls;
 pub mod web;
 
 /// Most bytes that one probe may write down.
@@ -61,6 +63,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// What the exporter counts about itself.
     pub telemetry: Arc<Telemetry>,
+    /// Who may ask, and what is added to every answer.
+    pub web: Arc<Web>,
     /// Recent results of `/probe`.
     pub history: History,
     /// Places for probes on demand.
@@ -87,7 +91,16 @@ pub async fn answer(
     request: Request<Incoming>,
     _peer: SocketAddr,
 ) -> Response<Body> {
-    if let Some(fault) = fault(&request) {
+    let mut response = match app.web.admit(request.headers()).await {
+        Ok(()) => route(&app, &request).await,
+        Err(refusal) => *refusal,
+    };
+    app.web.decorate(&mut response);
+    response
+}
+
+async fn route(app: &Arc<App>, request: &Request<Incoming>) -> Response<Body> {
+    if let Some(fault) = fault(request) {
         let mut response = text(StatusCode::BAD_REQUEST, format!("{fault}\n"));
         // Whatever follows on this connection cannot be trusted to be a request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -106,19 +119,19 @@ pub async fn answer(
         return redirect(StatusCode::MOVED_PERMANENTLY, &location);
     }
     let Some(route) = path.strip_prefix(app.route_prefix.as_str()) else {
-        return outside(&app, &path);
+        return outside(app, &path);
     };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match route {
-        "probe" => probe(&app, &query, request.headers()).await,
-        "metrics" => metrics(&app, request.headers()).await,
+        "probe" => probe(app, &query, request.headers()).await,
+        "metrics" => metrics(app, request.headers()).await,
         "config" => text(StatusCode::OK, app.live.config().text()),
-        "logs" => logs::answer(&app, &query),
+        "logs" => logs::answer(app, &query),
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
-        "-/ready" => ready(&app),
-        "-/reload" => reload(&app, request.method(), request.headers()).await,
+        "-/ready" => ready(app),
+        "-/reload" => reload(app, request.method(), request.headers()).await,
         route if route.starts_with("debug/") => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-        _ => index(&app, &query),
+        _ => index(app, &query),
     }
 }
 
@@ -219,7 +232,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
     };
     logs::write(&entry);
     let answer = if request.debug {
-        text(StatusCode::OK, logs::debug_output(&entry, &config))
+        text(StatusCode::OK, logs::debug_output(&entry))
     } else {
         finding_answer(&entry.finding, headers)
     };

@@ -30,7 +30,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -38,7 +38,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::exposition::own::Own;
@@ -46,6 +46,7 @@ use crate::http::App;
 use crate::http::address::{ExternalUrl, RoutePrefix};
 use crate::http::connection::Server;
 use crate::http::history::History;
+use crate::http::web::Web;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::prober::Prober;
@@ -81,6 +82,7 @@ pub mod verdict;
 pub async fn run(
     settings: Settings,
     config: Config,
+    web: Web,
     listeners: Vec<TcpListener>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -103,7 +105,9 @@ pub async fn run(
         listeners.first().map(TcpListener::local_addr).transpose()?.map_or(0, |it| it.port());
     let external_url = settings.external_url.unwrap_or_else(|| ExternalUrl::of_this_machine(port));
     let prefix = settings.route_prefix.as_deref().unwrap_or_else(|| external_url.path());
+    let web = Arc::new(web);
     let app = Arc::new(App {
+        web: Arc::clone(&web),
         live: Arc::clone(&live),
         prober,
         store,
@@ -120,18 +124,27 @@ pub async fn run(
     });
 
     let mut background = JoinSet::new();
+    background.spawn(Arc::clone(&web).watch());
     background.spawn(reload_on_hangup(Arc::clone(&live))?);
     if let Some(interval) = settings.auto_reload {
-        background.spawn(reload_on_change(live, interval));
+        background.spawn(reload_on_change(Arc::clone(&live), interval));
+    }
+    if live.config().access.is_open() && !web.asks_who() && listeners.iter().any(is_exposed) {
+        warn!(
+            "/probe is open to everybody who reaches this port, and reaches any address: set \
+             access rules in the configuration, a password in --web.config.file, or listen on a \
+             private address"
+        );
     }
     let mut accepting = Vec::new();
     for listener in listeners {
-        info!(address = %listener.local_addr()?, "listening");
+        let address = listener.local_addr()?;
+        info!(%address, tls = web.tls().is_some(), "listening");
         accepting.push(tokio::net::TcpListener::from_std(listener)?);
     }
     let (stop, stopped) = watch::channel(false);
     let answer = move |request, peer| http::answer(Arc::clone(&app), request, peer);
-    let server = Server { answer, web: Arc::default(), limit: limits.connections, stop: stopped };
+    let server = Server { answer, web, limit: limits.connections, stop: stopped };
     let stopping = async {
         shutdown.await;
         stop.send_replace(true);
@@ -139,6 +152,14 @@ pub async fn run(
     };
     tokio::join!(http::connection::serve(accepting, server), stopping);
     Ok(())
+}
+
+/// Whether others than this machine may reach a listener.
+fn is_exposed(listener: &TcpListener) -> bool {
+    listener.local_addr().is_ok_and(|it| match it.ip() {
+        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
+        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
+    })
 }
 
 /// SIGHUP reloads the configuration.

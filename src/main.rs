@@ -1,11 +1,14 @@
 //! The command line in, an exit code out.
 
 use std::io::{self, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 
+use listenfd::ListenFd;
 use tcp_probe_exporter::cli::{self, UsageError, Wish};
 use tcp_probe_exporter::config::{Config, Loaded};
+use tcp_probe_exporter::http::web::Web;
 use tcp_probe_exporter::live::warn_of;
 use tcp_probe_exporter::settings::Settings;
 use tcp_probe_exporter::{log, run};
@@ -45,12 +48,17 @@ fn serve(settings: Settings) -> Result<(), String> {
             "error loading config".to_owned()
         })?;
     warn_of(&warnings);
-    let mut listeners = Vec::new();
-    for address in &settings.listen {
-        let listener =
-            address.bind().map_err(|err| format!("cannot listen on {address}: {err}"))?;
-        listeners.push(listener);
-    }
+    let web = Web::load(settings.web_config_file.as_deref())
+        .map_err(|err| format!("error loading web configuration: {err}"))?;
+    let listeners = if settings.systemd_socket {
+        handed_over().map_err(|err| format!("cannot take sockets from systemd: {err}"))?
+    } else {
+        settings
+            .listen
+            .iter()
+            .map(|it| it.bind().map_err(|err| format!("cannot listen on {it}: {err}")))
+            .collect::<Result<_, _>>()?
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -64,13 +72,29 @@ fn serve(settings: Settings) -> Result<(), String> {
             info!("shutting down, once more to end at once");
         };
         tokio::select! {
-            ended = run(settings, config, listeners, shutdown) => ended.map_err(|err| err.to_string()),
+            ended = run(settings, config, web, listeners, shutdown) => ended.map_err(|err| err.to_string()),
             () = second.wait(2) => Ok(()),
         }
     });
     // A look-up of a name or a file may hang on its thread; the end does not wait for it.
     runtime.shutdown_background();
     result
+}
+
+/// The listening sockets that systemd hands over.
+fn handed_over() -> io::Result<Vec<TcpListener>> {
+    let mut sockets = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..sockets.len() {
+        if let Some(listener) = sockets.take_tcp_listener(index)? {
+            listener.set_nonblocking(true)?;
+            listeners.push(listener);
+        }
+    }
+    if listeners.is_empty() {
+        return Err(io::Error::other("there are none; start it through a socket unit"));
+    }
+    Ok(listeners)
 }
 
 /// SIGTERM and SIGINT.

@@ -163,7 +163,9 @@ impl Prober {
             }
         };
         finding.duration = deadline.start.elapsed();
-        journal.note(Level::Info, || {
+        // A good probe leaves nothing to read at the usual level.
+        let level = if finding.outcome.is_success() { Level::Debug } else { Level::Info };
+        journal.note(level, || {
             let duration = finding.duration;
             match finding.outcome.cause() {
                 None => format!("success after {duration:?}"),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use hyper::{Response, StatusCode};
 use tracing::{Level, event};
 
-use crate::config::{self, Config};
+use crate::config;
 use crate::exposition::{self, Format};
 use crate::http::App;
 use crate::http::answer::{Body, text};
@@ -33,7 +33,7 @@ pub fn answer(app: &App, query: &Query) -> Response<Body> {
         }
     };
     match found {
-        Some(entry) => text(StatusCode::OK, debug_output(&entry, &app.live.config())),
+        Some(entry) => text(StatusCode::OK, debug_output(&entry)),
         None => text(StatusCode::NOT_FOUND, missing),
     }
 }
@@ -73,7 +73,7 @@ pub fn write(entry: &Entry) {
 
 /// The three parts that users of `blackbox_exporter` know.
 #[must_use]
-pub fn debug_output(entry: &Entry, _config: &Config) -> String {
+pub fn debug_output(entry: &Entry) -> String {
     let mut out = "Logs for the probe:\n".to_owned();
     for line in &entry.lines {
         let _ = writeln!(
