@@ -99,7 +99,7 @@ fn expand(text: &str) -> Vec<(String, Result<Address, String>)> {
                     .filter(|it| !first.is_empty() && !last.is_empty() && !it.is_empty());
                 match range {
                     Some(range) => {
-                        expanded.extend(range.flat_map(|it| single(&format!("{host}:{it}"))))
+                        expanded.extend(range.flat_map(|it| single(&format!("{host}:{it}"))));
                     }
                     None => {
                         let error = format!("`{part}` is no range of ports: write 8000-8010");
@@ -120,7 +120,7 @@ fn expand(text: &str) -> Vec<(String, Result<Address, String>)> {
 /// command cannot be followed or nothing worse happened than that this machine could not look.
 #[must_use]
 pub fn run(words: &Words) -> ExitCode {
-    match prepare(words).and_then(|session| session.run()) {
+    match prepare(words).and_then(Session::run) {
         Ok([_, 0, 0]) => ExitCode::SUCCESS,
         Ok([_, 0, _]) => ExitCode::from(2),
         Ok(_) => ExitCode::FAILURE,
@@ -217,8 +217,8 @@ impl Session<'_> {
             let begin = Instant::now();
             let (module, timeout) = (&*self.module, self.timeout);
             let (prober, access) = (&self.prober, &self.access);
-            let probes = self.items.iter().map(|item| probe(prober, access, module, timeout, item));
-            let mut findings = stream::iter(probes).buffered(at_once).enumerate();
+            let looks = self.items.iter().map(|item| probe(prober, access, module, timeout, item));
+            let mut findings = stream::iter(looks).buffered(at_once).enumerate();
             let mut found = Vec::with_capacity(self.items.len());
             while let Some((index, finding)) = findings.next().await {
                 if progress && index % 16 == 0 {

@@ -221,13 +221,8 @@ struct Millis(Duration);
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_secs_f64() * 1000.0;
-        let digits = if millis < 10.0 {
-            2
-        } else if millis < 100.0 {
-            1
-        } else {
-            0
-        };
+        // Three digits, wherever the point is.
+        let digits = usize::from(millis < 10.0) + usize::from(millis < 100.0);
         write!(f, "{millis:.digits$} ms")
     }
 }
