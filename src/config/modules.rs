@@ -305,14 +305,7 @@ fn pattern(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Pa
     match Pattern::parse(&source) {
         Ok(pattern) => Some(pattern),
         Err(err) => {
-            // The regex crate draws its errors over several lines; the last one says why.
-            let reason = err.lines().map(str::trim).rfind(|it| !it.is_empty());
-            let reason = reason.unwrap_or("it does not compile").trim_start_matches("error: ");
-            let message = if reason.contains(&*source) && !source.is_empty() {
-                reason.to_owned()
-            } else {
-                format!("`{}` is no regular expression of RE2: {reason}", excerpt(&source))
-            };
+            let message = format!("`{}` is no regular expression of RE2: {err}", excerpt(&source));
             report.error(node.line, place, message);
             None
         }

@@ -220,14 +220,16 @@ impl Wire {
                     .expect_line(pattern, step.reject.as_ref(), deadline, dialogue, journal)
                     .await
                     .map_err(in_dialogue)?;
-                matched(step, pattern, &line, dialogue)
+                let captures = pattern.for_line(&line).captures(&line);
+                matched(step, captures.as_ref(), dialogue)
             }
             Some(Expect::Stream(pattern)) => {
                 let bytes = self
                     .expect_stream(pattern, step.reject.as_ref(), deadline, dialogue, journal)
                     .await
                     .map_err(in_dialogue)?;
-                matched(step, pattern, &bytes, dialogue)
+                let captures = pattern.for_bytes().captures(&bytes);
+                matched(step, captures.as_ref(), dialogue)
             }
         };
         if let Some(bytes) = sent.filter(|it| !it.is_empty()) {
@@ -255,11 +257,11 @@ impl Wire {
         loop {
             while let Some(line) = self.take_line()? {
                 journal.note(Level::Debug, || format!("received `{}`", journal::shown(&line)));
-                if pattern.regex().is_match(&line) {
+                if pattern.for_line(&line).is_match(&line) {
                     return Ok(line);
                 }
                 let shown = journal::shown(&line);
-                if reject.is_some_and(|it| it.regex().is_match(&line)) {
+                if reject.is_some_and(|it| it.for_line(&line).is_match(&line)) {
                     dialogue.failed_due_to_regex = true;
                     let detail = format!("received `{shown}`, which the module rejects");
                     return Err(Trouble::new(Reason::ExpectRejected, detail));
@@ -314,13 +316,13 @@ impl Wire {
         journal: &mut Journal,
     ) -> Result<Vec<u8>, Trouble> {
         loop {
-            if let Some(end) = pattern.regex().find(self.held()).map(|it| it.end()) {
+            if let Some(end) = pattern.for_bytes().find(self.held()).map(|it| it.end()) {
                 let bytes = self.consume(end);
                 journal.note(Level::Debug, || format!("received `{}`", journal::shown(&bytes)));
                 return Ok(bytes);
             }
             let shown = journal::shown(self.held());
-            if reject.is_some_and(|it| it.regex().is_match(self.held())) {
+            if reject.is_some_and(|it| it.for_bytes().is_match(self.held())) {
                 dialogue.failed_due_to_regex = true;
                 let detail = format!("received `{shown}`, which the module rejects");
                 return Err(Trouble::new(Reason::ExpectRejected, detail));
@@ -485,12 +487,10 @@ async fn drain(stream: &TcpStream) {
 /// What to do with a match: labels for the finding, and what to send.
 fn matched(
     step: &Step,
-    pattern: &Pattern,
-    bytes: &[u8],
+    captures: Option<&Captures<'_>>,
     dialogue: &mut DialogueFinding,
 ) -> Option<Vec<u8>> {
-    let captures = pattern.regex().captures(bytes);
-    if let (Some(labels), Some(captures)) = (&step.labels, &captures) {
+    if let (Some(labels), Some(captures)) = (&step.labels, captures) {
         let known = dialogue.labels.get_or_insert_default();
         for (name, template) in labels {
             let value = label_value(template, captures);
@@ -500,7 +500,7 @@ fn matched(
             }
         }
     }
-    step.send.as_ref().map(|it| render(it, captures.as_ref()))
+    step.send.as_ref().map(|it| render(it, captures))
 }
 
 /// A label's value: valid text of bearable length, whatever the peer sent.

@@ -188,13 +188,13 @@ async fn labels_of_all_steps_come_together_as_valid_text() {
         labelled(line("^(.)"), &[("first", "$1"), ("software", "again")]),
         line("never"),
     ];
-    let finding = against_closing(steps, b"SSH-2.0-open\xff\nx\n").await;
+    let finding = against_closing(steps, b"SSH-2.0-open\xff\n\xfe\n").await;
     assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
     let dialogue = finding.dialogue.unwrap();
     assert_eq!(dialogue.step, Some(2));
     let labels = dialogue.labels.unwrap();
     let labels: Vec<_> = labels.iter().map(|(it, value)| (it.as_str(), value.as_str())).collect();
-    assert_eq!(labels, [("protocol", "v2.0"), ("software", "again"), ("first", "x")]);
+    assert_eq!(labels, [("protocol", "v2.0"), ("software", "again"), ("first", "\u{fffd}")]);
 }
 
 #[tokio::test]

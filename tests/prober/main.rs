@@ -1,4 +1,5 @@
 //! The prober against real sockets: what each peer's behaviour is called.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
