@@ -503,10 +503,13 @@ fn matched(
     step.send.as_ref().map(|it| render(it, captures))
 }
 
-/// A label's value: valid text of bearable length, whatever the peer sent.
+/// A label's value: valid text of bearable length, whatever the peer sent. It will be shown by
+/// terminals, chats and mails, so what would move a cursor or turn the direction of writing is
+/// replaced like bytes that are no text.
 fn label_value(template: &Template, captures: &Captures<'_>) -> String {
     let bytes = template.expand(captures);
-    let mut value = String::from_utf8_lossy(&bytes).into_owned();
+    let bytes = &bytes[..bytes.len().min(MAX_LABEL)];
+    let mut value = String::from_utf8_lossy(bytes).replace(journal::moves_text, "\u{fffd}");
     let end = (0..=MAX_LABEL).rfind(|it| value.is_char_boundary(*it)).unwrap_or(0);
     value.truncate(end);
     value

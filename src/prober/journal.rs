@@ -79,6 +79,13 @@ impl Journal {
     }
 }
 
+/// Whether a character moves a cursor, ends a line or changes the direction of writing.
+pub(super) fn moves_text(it: char) -> bool {
+    it.is_control()
+        || matches!(it,
+            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Most bytes of a peer's data that one line shows.
 const SHOWN: usize = 200;
 /// Most bytes of a cause.

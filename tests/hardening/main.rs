@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use harness::Exporter;
 
+mod hostile;
 mod server;
 
 const EXPORTER: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
@@ -26,6 +27,11 @@ fn memory(exporter: &Exporter) -> u64 {
     let line = status.lines().find(|it| it.starts_with("VmRSS:")).expect("a resident size");
     let kib: u64 = line.split_whitespace().nth(1).and_then(|it| it.parse().ok()).expect("a number");
     kib * 1024
+}
+
+/// Open descriptors of a process.
+fn descriptors(exporter: &Exporter) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", exporter.id())).expect("it lives").count()
 }
 
 /// Sends raw bytes and reads what comes until the other side closes, or has been silent for
