@@ -189,6 +189,12 @@ impl Visitor {
         true
     }
 
+    /// All that came since the beginning.
+    #[must_use]
+    pub fn received(&self) -> Vec<u8> {
+        self.shared.visits()[self.index].bytes.clone()
+    }
+
     pub fn read_to_end(&mut self) {
         while !self.read().is_empty() {}
     }

@@ -108,12 +108,19 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
+impl Process {
+    /// Kills it, if it still runs.
+    pub fn kill(&mut self) {
         if self.child.try_wait().is_ok_and(|it| it.is_none()) {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
         if std::thread::panicking() {
             println!("--- output of `{}`:\n{}", self.name, self.output());
         }

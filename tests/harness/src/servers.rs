@@ -8,6 +8,7 @@
 pub mod dovecot;
 pub mod mariadb;
 pub mod nginx;
+pub mod ngircd;
 pub mod openssh;
 pub mod postfix;
 pub mod postgres;
@@ -22,6 +23,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -119,6 +121,12 @@ impl Server {
         self.home.path().join("ca.pem")
     }
 
+    /// A file of its directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
     /// All it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -147,6 +155,23 @@ impl Server {
                 Err(format!("{found} `{word}` of {count}: {log}"))
             }
         })
+    }
+}
+
+impl Drop for Server {
+    /// Waits until nothing listens any more: the children end a moment after their parent.
+    fn drop(&mut self) {
+        self.process.kill();
+        let begun = Instant::now();
+        for index in 0..self.ports.len() {
+            let address: SocketAddr = self.target_of(index).parse().expect("an address");
+            let netns = self.netns.as_deref();
+            while begun.elapsed() < PATIENCE
+                && netns::within(netns, || TcpStream::connect(address)).is_ok()
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Dovecot: ports 0 to 3 are IMAP, IMAP over TLS, POP3, POP3 over TLS.
+//! Dovecot: ports 0 to 3 are IMAP, IMAP over TLS, POP3, POP3 over TLS. In its directory is the
+//! socket `auth`, by which Postfix checks passwords.
 
 use super::{Home, Server, free_port};
 
@@ -21,6 +22,7 @@ pub fn start() -> Server {
         "base_dir = {}\nstate_dir = {}\nlog_path = {}\nprotocols = imap pop3\n\
          listen = 127.0.0.1\nssl = yes\nssl_cert = <{}\nssl_key = <{}\n{}{}\
          passdb {{\n  driver = static\n  args = nopassword=y\n}}\n\
+         service auth {{\n  unix_listener {} {{\n    mode = 0666\n  }}\n}}\n\
          userdb {{\n  driver = static\n  args = uid=65534 gid=65534 home=/nonexistent\n}}\n",
         home.file("run"),
         home.file("state"),
@@ -29,6 +31,7 @@ pub fn start() -> Server {
         home.file("key.pem"),
         service("imap", imap, imaps),
         service("pop3", pop3, pop3s),
+        home.file("auth"),
     );
     let config = home.write("dovecot.conf", &config);
     let mut command = home.command("dovecot");

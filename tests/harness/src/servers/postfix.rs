@@ -1,12 +1,15 @@
 //! Postfix: port 0 is SMTP with STARTTLS, port 1 is SMTP over TLS.
 
+use std::path::Path;
+
 use super::{Home, Server, free_port};
 
 pub const PROGRAMS: &[&str] = &["postfix"];
 
+/// With logins, if Dovecot's socket for them is given.
 #[track_caller]
 #[must_use]
-pub fn start() -> Server {
+pub fn start(auth: Option<&Path>) -> Server {
     let home = Home::new("postfix", None);
     home.certify();
     let config = home.make("config");
@@ -15,6 +18,12 @@ pub fn start() -> Server {
     crate::process::run(&["chown", "postfix", &data]);
     let (plain, wrapped) = (free_port(), free_port());
     let file = |name: &str| home.file(name);
+    let auth = auth.map_or_else(String::new, |socket| {
+        format!(
+            "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\n",
+            socket.display()
+        )
+    });
     home.write(
         "config/main.cf",
         &format!(
@@ -22,7 +31,7 @@ pub fn start() -> Server {
              maillog_file = {}\nmaillog_file_prefixes = /\ninet_interfaces = 127.0.0.1\n\
              inet_protocols = ipv4\nmyhostname = mail.test\nmydestination =\nalias_maps =\n\
              smtpd_tls_cert_file = {}\nsmtpd_tls_key_file = {}\n\
-             smtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\n",
+             smtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\n{auth}",
             file("mail.log"),
             file("cert.pem"),
             file("key.pem"),

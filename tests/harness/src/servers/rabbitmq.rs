@@ -12,7 +12,7 @@ pub fn start() -> Server {
     let port = free_port();
     let config = format!(
         "listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.console.level = info\n\
-         log.console.use_colors = false\nlog.file = false\n\
+         log.console.use_colors = off\nlog.file = false\n\
          distribution.listener.interface = 127.0.0.1\n"
     );
     let config = home.write("rabbitmq.conf", &config);
