@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::exposition::page::{Kind, Page};
-use crate::outcome::{Finding, Phase, Reason, TlsFinding};
+use crate::outcome::{DialogueFinding, Finding, Phase, Reason, TlsFinding};
 
 /// Last chain expiry of certificates that nobody verified: the zero time of Go, which rules
 /// written for `blackbox_exporter` expect.
@@ -101,7 +101,9 @@ fn kernel(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
 }
 
 fn dialogue(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
-    let Some(dialogue) = finding.dialogue.as_deref() else { return Ok(()) };
+    // Always there, as up to version 0.27 of blackbox_exporter: a rule on them needs no `or`.
+    let none = DialogueFinding::default();
+    let dialogue = finding.dialogue.as_deref().unwrap_or(&none);
     page.gauge(
         "probe_failed_due_to_regex",
         "Indicates if probe failed due to regex",

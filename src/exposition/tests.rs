@@ -79,6 +79,12 @@ probe_phase_duration_seconds{phase=\"resolve\"} 0
 # HELP probe_tcp_syn_retransmits SYNs that had to be sent again
 # TYPE probe_tcp_syn_retransmits gauge
 probe_tcp_syn_retransmits 0
+# HELP probe_failed_due_to_regex Indicates if probe failed due to regex
+# TYPE probe_failed_due_to_regex gauge
+probe_failed_due_to_regex 0
+# HELP probe_failed_due_to_bytes Indicates if probe failed due to bytes
+# TYPE probe_failed_due_to_bytes gauge
+probe_failed_due_to_bytes 0
 ";
     assert_eq!(probe(&refused, Format::Classic), expected);
     assert_eq!(probe(&refused, Format::OpenMetrics), format!("{expected}# EOF\n"));
