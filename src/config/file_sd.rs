@@ -79,10 +79,10 @@ pub(super) fn group(
             }
         }
         let monitor = Node { line: node.line, kind: Kind::Map(entries.into()) };
-        let Some(monitor) = monitors::monitor(&monitor, &place, report, context) else {
-            // The target itself is fine, so the labels are at fault, for every target alike.
-            return;
-        };
+        let errors = report.errors.len();
+        let monitor = monitors::monitor(&monitor, &place, report, context);
+        // The target itself is fine, so the labels are at fault, for every target alike.
+        let Some(monitor) = monitor.filter(|_| report.errors.len() == errors) else { return };
         let file = report.file.clone();
         let path = Origin::Target(index, position);
         placed.push(Placed { monitor, file, line: node.line, path });

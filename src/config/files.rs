@@ -1,5 +1,6 @@
 //! Reading files, bounded, and telling whether they changed.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -49,13 +50,16 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Files that match globs, each once, sorted within each glob.
-pub(super) fn expand(globs: &[PathBuf]) -> Vec<PathBuf> {
+/// Files that match globs, each once, sorted within each glob; without the file that names them.
+pub(super) fn expand(file: &Path, globs: &[PathBuf]) -> Vec<PathBuf> {
+    let own = file.canonicalize().ok();
+    let is_own = |it: &Path| own.is_some() && it.canonicalize().ok() == own;
     let mut found: Vec<PathBuf> = Vec::new();
+    let mut seen = HashSet::new();
     for pattern in globs {
         let Some(paths) = pattern.to_str().and_then(|it| glob::glob(it).ok()) else { continue };
-        for path in paths.filter_map(Result::ok).filter(|it| it.is_file()) {
-            if found.len() <= MAX_FILES && !found.contains(&path) {
+        for path in paths.filter_map(Result::ok).filter(|it| it.is_file() && !is_own(it)) {
+            if found.len() <= MAX_FILES && seen.insert(path.clone()) {
                 found.push(path);
             }
         }
@@ -67,7 +71,7 @@ pub(super) fn expand(globs: &[PathBuf]) -> Vec<PathBuf> {
 pub(super) fn fingerprint(path: &Path, globs: &[PathBuf]) -> io::Result<String> {
     let mut fingerprint = Fingerprint::new();
     fingerprint.add(path, &read(path)?);
-    for path in expand(globs) {
+    for path in expand(path, globs) {
         fingerprint.add(&path, &read(&path)?);
     }
     Ok(fingerprint.finish())

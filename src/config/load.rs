@@ -189,7 +189,7 @@ fn configuration(
         .map(|node| access::access(node, &place.key("access"), report, &config.modules));
     fields.close(&place, report);
     let main_file = report.file.clone();
-    for path in files::expand(&config.monitor_files) {
+    for path in files::expand(path, &config.monitor_files) {
         report.file = Arc::new(path.clone());
         if let Some(content) = content(&path, report, fingerprint) {
             document(&content, &mut placed, report, |root, placed, report| {
@@ -276,7 +276,7 @@ fn globs(node: &Node<'_>, place: &Place<'_>, path: &Path, report: &mut Report) -
             report.error(node.line, &place, message);
             continue;
         }
-        let found = files::expand(std::slice::from_ref(&pattern)).len();
+        let found = files::expand(path, std::slice::from_ref(&pattern)).len();
         if found == 0 {
             report.warn(node.line, &place, format!("`{}` finds no file", excerpt(&text)));
         }

@@ -396,19 +396,13 @@ pub(super) fn complete(
     );
     let interval = own.interval.or(defaults.interval).unwrap_or(INTERVAL);
     let module = module?;
-    // What a person wrote for monitors goes before what a module brings along for `/probe`.
-    let timeout = own_timeout
-        .or(defaults.timeout)
-        .or(module.timeout)
-        .unwrap_or_else(|| TIMEOUT.min(interval / 5 * 4));
+    // What a person wrote for monitors goes before what a module brings along for `/probe`, which
+    // is a bound and may be undercut.
+    let written = own_timeout.or(defaults.timeout);
+    let timeout =
+        written.unwrap_or_else(|| module.timeout.unwrap_or(TIMEOUT).min(interval / 5 * 4));
     if timeout >= interval {
-        let source = if own_timeout.is_some() {
-            String::new()
-        } else if defaults.timeout.is_some() {
-            " of `defaults`".to_owned()
-        } else {
-            format!(" of module `{}`", module.name)
-        };
+        let source = if own_timeout.is_some() { "" } else { " of `defaults`" };
         let message = format!(
             "the timeout of {}{source} does not fit into the interval of {}: write a shorter \
              `timeout`",

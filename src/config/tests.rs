@@ -453,3 +453,276 @@ fn secrets_stay_in_the_file() {
     assert!(shown.contains("server_name: name.example.com"), "{shown}");
     assert!(!shown.contains("s3cret"), "{shown}");
 }
+
+/// Files that people start from.
+fn shipped() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut files = vec![root.join("exporter.yml")];
+    for entry in std::fs::read_dir(root.join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    assert!(files.len() > 15, "{files:?}");
+    files
+}
+
+#[test]
+fn every_example_loads_without_a_word() {
+    for path in shipped() {
+        let loaded = match Config::load(Some(&path)) {
+            Ok(loaded) => loaded,
+            Err(errors) => panic!("{}", errors[0]),
+        };
+        let mut warnings: Vec<String> =
+            loaded.warnings.iter().map(|it| it.message.clone()).collect();
+        if path.ends_with("exporter.yml") {
+            // Its globs show the form only.
+            warnings.retain(|it| !it.ends_with("finds no file"));
+        }
+        assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
+        let text = loaded.config.text();
+        assert_eq!(accept(&text).text(), text, "{}", path.display());
+    }
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/exporter.yml");
+    let reference = std::fs::read_to_string(root).unwrap();
+    let mut keys: Vec<String> = Vec::new();
+    // An unknown key makes the readers list what they know.
+    for text in [
+        "qqqqqqqq: 1",
+        "defaults: {qqqqqqqq: 1, confirm: {qqqqqqqq: 1}}",
+        "monitors: [{qqqqqqqq: 1, group: {name: a, qqqqqqqq: 1}}]",
+        "modules: {m: {prober: tcp, qqqqqqqq: 1, tcp: {qqqqqqqq: 1, tls_config: {qqqqqqqq: 1}}}}",
+        "modules: {m: {prober: tcp, tcp: {query_response: [{qqqqqqqq: 1}]}}}",
+        "access: {qqqqqqqq: 1}",
+        "canaries: [{qqqqqqqq: 1}]",
+    ] {
+        let (_, lines) = load(text);
+        for line in lines.lines().filter_map(|it| it.split_once("write one of ")) {
+            keys.extend(line.1.split(", ").map(|it| it.trim_matches('`').to_owned()));
+        }
+    }
+    assert!(keys.len() > 50, "{keys:?}");
+    let others = ["http", "icmp", "dns", "grpc", "unix", "websocket"];
+    let inline = ["ca", "cert", "key", "ca_ref", "cert_ref", "key_ref"];
+    for key in keys.iter().filter(|it| !others.contains(&&***it) && !inline.contains(&&***it)) {
+        assert!(reference.contains(&format!("{key}:")), "`{key}` is missing from the reference");
+    }
+}
+
+#[test]
+fn targets_of_prometheus_become_monitors() {
+    let (config, lines) = load_with(
+        "defaults: {labels: {env: prod}}\nmonitor_files: ['*.json', 'sd/../more.yml', list.yml]\n",
+        &[
+            (
+                "a.json",
+                r#"[{"targets": ["a.example.com:8443", "[2001:db8::1]:443"],
+                 "labels": {"__meta_x": "y", "__address__": "z", "__param_module": "tls_connect",
+                 "__scrape_interval__": "30s", "__scrape_timeout__": "5s", "team": "dba",
+                 "__tcp_failures": "5", "__tcp_group": "g", "__tcp_min_up": "2",
+                 "__tcp_role": "node", "env": "test"}}]"#,
+            ),
+            (
+                "more.yml",
+                "- targets: [shown.example.com]\n  labels: {__param_target: 'real.example.com:1', \
+                 __tcp_interval: 2m, __scrape_interval__: 1h}\n- {host: own.example.com, port: 7}\n",
+            ),
+            ("list.yml", "monitors:\n- {name: x, host: h, port: 1}\n"),
+        ],
+    );
+    // The directory `sd` does not exist, so that glob finds nothing.
+    assert_eq!(lines, "c.yml:2: monitor_files[1]: `sd/../more.yml` finds no file\n");
+    let config = config.unwrap();
+    let names: Vec<&str> = config.monitors.iter().map(|it| &*it.name).collect();
+    assert_eq!(names, ["a.example.com:8443", "[2001:db8::1]:443", "x"]);
+    let first = &config.monitors[0];
+    assert_eq!(&*first.module.name, "tls_connect");
+    assert_eq!(first.interval, Duration::from_secs(30));
+    assert_eq!(first.timeout, Duration::from_secs(5));
+    assert_eq!(first.confirm.thresholds.failures.get(), 5);
+    let group = first.group.as_ref().unwrap();
+    assert_eq!((&*group.name, group.role.as_deref(), group.min_up.get()), ("g", Some("node"), 2));
+    let labels: Vec<(&str, &str)> = first.labels.iter().map(|(n, v)| (&**n, &**v)).collect();
+    assert_eq!(labels, [("env", "test"), ("team", "dba")]);
+    assert_eq!(config.files.len(), 3);
+
+    let (config, lines) = load_with(
+        "monitor_files: more.yml\n",
+        &[(
+            "more.yml",
+            "- targets: [shown]\n  labels: {__param_target: 'real.example.com:1', \
+             __tcp_interval: 2m, __scrape_interval__: 1h}\n- {host: own.example.com, port: 7}\n",
+        )],
+    );
+    assert_eq!(lines, "");
+    let monitors = config.unwrap().monitors;
+    assert_eq!(monitors[0].host.to_string(), "real.example.com");
+    assert_eq!(&*monitors[0].name, "shown");
+    assert_eq!(monitors[0].interval, Duration::from_secs(120));
+    assert_eq!(&*monitors[1].name, "own.example.com:7");
+}
+
+#[test]
+fn what_is_wrong_with_a_monitor_file_names_it() {
+    let (config, lines) = load_with(
+        "monitors: [{name: 'a:1', host: a, port: 1}]\nmonitor_files: '?.yml'\n",
+        &[
+            ("1.yml", "- targets: ['b:1', 'b:2']\n  labels: {__scrape_interval__: 5}\n"),
+            ("2.yml", "- targets: [b, 'http://b:1', 'b:0']\n  lables: {}\n"),
+            ("3.yml", "- targets: ['a:1']\n  labels: {__tcp_intervall: 5s, group: x}\n"),
+            ("4.yml", ""),
+            ("5.yml", "- targets: ['z:1', 'z:1']\n- targets: ['a:1']\n"),
+            ("6.yml", "defaults: {}\nmonitors: [{host: a, port: 99999}]\n"),
+            ("7.yml", "[\n"),
+        ],
+    );
+    assert!(config.is_none());
+    assert_eq!(
+        lines,
+        "1.yml:2: [0].targets[0].interval: `5` has no unit: write `5s` for seconds
+2.yml:1: [0].targets[0]: `b` has no port: write host:port
+2.yml:1: [0].targets[1]: `http://b:1` is a URL: write host:port
+2.yml:1: [0].targets[2]: `b:0` has no port: write host:port
+2.yml:2: [0].lables: unknown key: did you mean `labels`?
+3.yml:2: [0].labels.__tcp_intervall: unknown key: did you mean `__tcp_interval`?
+3.yml:2: [0].targets[0].labels.group: label `group` is set by the exporter itself: rename it
+4.yml: the file has no content (EOF): write at least `{}` or `[]`
+5.yml:2: [1].targets[0]: name `a:1` is taken by c.yml:1: rename one
+6.yml:1: defaults: unknown key: write one of `monitors`
+6.yml:2: monitors[0].port: `99999` is no port: write a number from 1 to 65535
+7.yml:1: this is no YAML: unclosed bracket '[' (column 1)
+"
+    );
+}
+
+#[test]
+fn a_target_that_is_discovered_twice_is_probed_once() {
+    let (config, lines) = load_with(
+        "monitor_files: a.yml\n",
+        &[("a.yml", "- targets: ['z:1', 'z:1', 'z:2']\n- targets: ['z:1']\n")],
+    );
+    assert_eq!(
+        lines,
+        "a.yml:1: [0].targets[1]: this target is listed before: it is probed once
+a.yml:2: [1].targets[0]: this target is listed before: it is probed once
+"
+    );
+    assert_eq!(config.unwrap().monitors.len(), 2);
+}
+
+#[test]
+fn the_fingerprint_covers_every_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.yml");
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("c.yml", "monitor_files: '*.json'\n");
+    write("a.json", "[]");
+    let config = Config::load(Some(&path)).unwrap().config;
+    let before = config.fingerprint.clone();
+    assert_eq!(before.len(), 64);
+    assert_eq!(config.fingerprint_now().unwrap(), before);
+    write("a.json", "[{\"targets\": []}]");
+    assert_ne!(config.fingerprint_now().unwrap(), before);
+    write("a.json", "[]");
+    assert_eq!(config.fingerprint_now().unwrap(), before);
+    write("b.json", "[]");
+    assert_ne!(config.fingerprint_now().unwrap(), before);
+    std::fs::remove_file(directory.path().join("b.json")).unwrap();
+    write("c.yml", "monitor_files: '*.json' # the same\n");
+    assert_ne!(config.fingerprint_now().unwrap(), before);
+    assert_eq!(
+        Config::load(Some(&path)).unwrap().config.fingerprint,
+        config.fingerprint_now().unwrap()
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert!(config.fingerprint_now().is_err());
+    assert!(Config::embedded().fingerprint_now().is_ok());
+}
+
+#[test]
+fn hostile_yaml_is_bounded() {
+    let bomb = {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let below = level - 1;
+            let alias = format!("*a{below}, ").repeat(10);
+            writeln!(text, "a{level}: &a{level} [{alias}]").unwrap();
+        }
+        text
+    };
+    let merges = {
+        let mut text = "a0: &a0 {x: 1}\n".to_owned();
+        for level in 1..30 {
+            let below = level - 1;
+            writeln!(text, "a{level}: &a{level} {{a: *a{below}, b: *a{below}}}").unwrap();
+        }
+        text
+    };
+    for (text, expected) in [
+        ("[".repeat(400_000), "recursion limit exceeded"),
+        ("a: ".repeat(400_000), "this is no YAML"),
+        ("- ".repeat(400_000), "nested deeper than 64 levels"),
+        ("? ".repeat(400_000), "nested deeper than 64 levels"),
+        ("{a: ".repeat(400_000), "recursion limit exceeded"),
+        (bomb, "more than 5000000 values"),
+        (merges, "more than 5000000 values"),
+    ] {
+        let (config, lines) = load(&text);
+        assert!(config.is_none());
+        assert!(lines.contains(expected), "{lines}");
+    }
+}
+
+#[test]
+fn at_most_a_screenful_of_problems_is_told() {
+    let mut text = "monitors:\n".to_owned();
+    for _ in 0..1000 {
+        text.push_str("- {host: a, port: 0}\n");
+    }
+    let (config, lines) = load(&text);
+    assert!(config.is_none());
+    assert_eq!(lines.lines().count(), 201);
+    assert_eq!(lines.lines().last(), Some("c.yml: and 800 more errors"));
+}
+
+#[test]
+fn timeouts_where_nobody_says_anything() {
+    for (text, timeout) in [
+        ("monitors: [{host: a, port: 1}]", 10_000),
+        ("monitors: [{host: a, port: 1, interval: 5s}]", 4_000),
+        ("monitors: [{host: a, port: 1, interval: 100ms}]", 80),
+        ("defaults: {timeout: 3s}\nmonitors: [{host: a, port: 1, interval: 5s}]", 3_000),
+        ("defaults: {timeout: 3s}\nmonitors: [{host: a, port: 1, timeout: 2s}]", 2_000),
+        (
+            "modules: {m: {prober: tcp, timeout: 1s}}\nmonitors: [{host: a, port: 1, module: m}]",
+            1_000,
+        ),
+    ] {
+        let config = accept(text);
+        assert_eq!(config.monitors[0].timeout, Duration::from_millis(timeout), "{text}");
+    }
+}
+
+#[test]
+fn ports_in_all_their_forms() {
+    for (text, numbers) in [
+        ("port: 22", vec![22]),
+        ("port: '443'", vec![443]),
+        ("ports: 8000-8002", vec![8000, 8001, 8002]),
+        ("ports: [22, '80-81', 443]", vec![22, 80, 81, 443]),
+        ("ports: {a: 1, b: 2-3}", vec![1, 2, 3]),
+        ("ports: [65535]", vec![65535]),
+    ] {
+        let config = accept(&format!("monitors: [{{host: a, {text}}}]"));
+        let ports: Vec<u16> = config.monitors[0].ports.iter().map(|it| it.number).collect();
+        assert_eq!(ports, numbers, "{text}");
+    }
+    let config = accept("monitors: [{host: a, ports: [1-1024]}]");
+    assert_eq!(config.monitors[0].ports.len(), 1024);
+}
