@@ -12,24 +12,24 @@ pub(crate) const NAMES: [&str; 4] = ["overview", "target", "regions", "exporter"
 
 /// A dashboard.
 pub(crate) struct Board {
-    pub name: &'static str,
-    pub json: Value,
+    pub(crate) name: &'static str,
+    pub(crate) json: Value,
 }
 
 /// One query of a panel or an annotation.
 pub(crate) struct Query {
     /// `board: panel`, for messages.
-    pub place: String,
-    pub expr: String,
-    pub legend: String,
-    pub instant: bool,
+    pub(crate) place: String,
+    pub(crate) expr: String,
+    pub(crate) legend: String,
+    pub(crate) instant: bool,
 }
 
 /// A variable that is filled by a query: `label_values(selector, label)`.
 pub(crate) struct Variable {
-    pub name: String,
-    pub selector: String,
-    pub label: String,
+    pub(crate) name: String,
+    pub(crate) selector: String,
+    pub(crate) label: String,
 }
 
 /// A path below the directory of the package.
@@ -61,17 +61,17 @@ pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
 
 impl Board {
     /// Panels other than headings.
-    pub fn panels(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn panels(&self) -> impl Iterator<Item = &Value> {
         list(&self.json, "/panels").iter().filter(|it| text(it, "/type") != "row")
     }
 
     /// Every query of its panels.
-    pub fn queries(&self) -> Vec<Query> {
+    pub(crate) fn queries(&self) -> Vec<Query> {
         self.panels().flat_map(|it| self.queries_of(it)).collect()
     }
 
     /// Every query of one panel.
-    pub fn queries_of(&self, panel: &Value) -> Vec<Query> {
+    pub(crate) fn queries_of(&self, panel: &Value) -> Vec<Query> {
         let place = format!("{}: {}", self.name, text(panel, "/title"));
         let query = |it| Query {
             place: place.clone(),
@@ -83,13 +83,13 @@ impl Board {
     }
 
     /// Expressions of its annotations. They may be empty: nothing fires on a good day.
-    pub fn annotations(&self) -> Vec<String> {
+    pub(crate) fn annotations(&self) -> Vec<String> {
         let all = list(&self.json, "/annotations/list");
         all.iter().map(|it| text(it, "/expr").to_owned()).collect()
     }
 
     /// Its variables, in the order in which they may refer to each other.
-    pub fn variables(&self) -> Vec<Variable> {
+    pub(crate) fn variables(&self) -> Vec<Variable> {
         let all = list(&self.json, "/templating/list").iter();
         let queried = all.filter(|it| text(it, "/type") == "query");
         let read = |it| {

@@ -753,6 +753,7 @@ def target():
             f"max by (region) (tcp_monitor_consecutive_failures{{{HERE}}} or instance_target:probe_failures:streak{{{HERE}}})",
             f"min by (region) (time() - (tcp_monitor_last_probe_timestamp_seconds{{{HERE}}} or instance_target:probe_success:timestamp{{{HERE}}}))",
             f"max by (region) (tcp_monitor_rtt_seconds{{{HERE}}} or probe_tcp_rtt_seconds{{{HERE}}})",
+            f"max by (region) (tcp_monitor_consecutive_successes{{{HERE}}})",
         ],
         [
             column("region", "Region"),
@@ -762,8 +763,9 @@ def target():
             column("Value #C", "Failures in a row", unit="none"),
             column("Value #D", "Last looked", unit="s"),
             column("Value #E", "Round trip", unit="s"),
+            column("Value #F", "Successes in a row", unit="none"),
         ],
-        ["region", "Value #A", "reason", "phase", "Value #C", "Value #D", "Value #E"],
+        ["region", "Value #A", "reason", "phase", "Value #C", "Value #F", "Value #D", "Value #E"],
         sort=("Verdict", False),
     )
     verdicts = timeline(
@@ -877,6 +879,27 @@ def target():
         "short",
         min=0,
     )
+    certificate = table(
+        "Certificate",
+        "What the target shows on scrape, whether or not it is believed. Scheduled monitors report the expiry only, above.",
+        [
+            f"max by (region, subject, issuer, subjectalternative, serialnumber) (probe_ssl_last_chain_info{{{HERE}}})",
+            f"max by (region) (probe_ssl_leaf_not_before_timestamp_seconds{{{HERE}}}) * 1000",
+            f"min by (region) (probe_ssl_leaf_not_after_timestamp_seconds{{{HERE}}}) * 1000",
+            f"max by (region, version) (probe_tls_version_info{{{HERE}}})",
+        ],
+        [
+            column("region", "Region"),
+            column("subject", "Subject"),
+            column("issuer", "Issuer"),
+            column("subjectalternative", "Names"),
+            column("serialnumber", "Serial"),
+            column("version", "TLS"),
+            column("Value #B", "Valid from", unit="dateTimeAsIso"),
+            column("Value #C", "Valid to", unit="dateTimeAsIso"),
+        ],
+        ["region", "subject", "issuer", "subjectalternative", "serialnumber", "version", "Value #B", "Value #C"],
+    )
     policy = stat(
         "Policy in force",
         "What the monitor's configuration says, as the rules read it. Longest time to notice: interval + (failures - 1) x retry interval + failures x timeout.",
@@ -924,6 +947,17 @@ def target():
         [column("region", "Region"), column("address", "Address")],
         ["region", "address"],
     )
+    addresses = timeline(
+        "Addresses behind the name",
+        "The last outcome of every address, where the monitor probes them all (`addresses: all`, `any` or `quorum`): shows which member is sick.",
+        [
+            (
+                f"min by (region, address) (tcp_monitor_address_success{{{HERE}}})",
+                "{{region}}: {{address}}",
+            )
+        ],
+        {"0": ("Failure", RED), "1": ("Success", GREEN)},
+    )
     firing = timeline(
         "Alerts",
         "Alerts of this target over the chosen time, pending ones included.",
@@ -966,7 +1000,7 @@ def target():
         ],
         [
             ("Now", [(4, [4, 4, 5, 3, 4, 4], heads), (7, [15, 9], [by_region, egress])]),
-            ("Over time", [(7, [12, 12], [verdicts, outcomes]), (7, [12, 12], [reasons, firing])]),
+            ("Over time", [(7, [12, 12], [verdicts, outcomes]), (7, [8, 8, 8], [reasons, addresses, firing])]),
             (
                 "Time it takes",
                 [
@@ -975,7 +1009,10 @@ def target():
                     (8, [12, 12], [probes, phases]),
                 ],
             ),
-            ("Policy", [(5, [8, 4, 4, 8], [policy, confirmation, objective, labels])]),
+            (
+                "Policy and certificate",
+                [(5, [8, 4, 4, 8], [policy, confirmation, objective, labels]), (6, [24], [certificate])],
+            ),
         ],
         [
             alerts(
@@ -1202,7 +1239,7 @@ def exporter():
         stat(
             "Targets",
             "Targets on a schedule.",
-            f"sum(count by (instance) (tcp_monitor_info{{{own}}})) or vector(0)",
+            f"sum(tcp_probe_exporter_targets{{{own}}})",
             "none",
             fill="none",
         ),
@@ -1224,10 +1261,20 @@ def exporter():
     ]
     versions = table(
         "Versions",
-        "Which version runs where: after an upgrade, all rows should agree.",
-        [f"max by (region, instance, version, revision) (tcp_probe_exporter_build_info{{{own}}})"],
-        [column(name, name.capitalize()) for name in ("region", "instance", "version", "revision")],
-        ["region", "instance", "version", "revision"],
+        "Which version runs where, since when, and with which configuration: after a change, exporters of one configuration show one fingerprint.",
+        [
+            f"max by (region, instance, version) (tcp_probe_exporter_build_info{{{own}}})",
+            f"max by (region, instance, hash) (tcp_probe_exporter_config_hash_info{{{own}}})",
+            f"time() - max by (region, instance) (process_start_time_seconds{{{own}}})",
+        ],
+        [
+            column("region", "Region"),
+            column("instance", "Instance"),
+            column("version", "Version"),
+            column("hash", "Configuration"),
+            column("Value #C", "Runs for", unit="s"),
+        ],
+        ["region", "instance", "version", "hash", "Value #C"],
     )
     rate = series(
         "Probes",
@@ -1282,8 +1329,11 @@ def exporter():
     )
     flight = series(
         "Probes in flight",
-        "Started and not yet ended. It rises to rate x timeout when many targets swallow packets.",
-        [(f"tcp_probe_exporter_probes_in_flight{{{own}}}", "{{instance}}")],
+        "Started and not yet ended. It rises to rate x timeout when many targets swallow packets; the limit follows from the descriptors.",
+        [
+            (f"tcp_probe_exporter_probes_in_flight{{{own}}}", "{{instance}}"),
+            (f"tcp_probe_exporter_probes_in_flight_limit{{{own}}}", "{{instance}} limit"),
+        ],
         min=0,
     )
     late = series(
@@ -1306,16 +1356,22 @@ def exporter():
         f"sum by (le) (increase(tcp_probe_exporter_start_lateness_seconds_bucket{{{own}}}[$__rate_interval]))",
     )
     skipped = series(
-        "Skipped and refused",
-        "Runs that were skipped because their predecessor had not ended, and targets that the access rules refused, per second.",
+        "Not probed",
+        "Runs skipped because their predecessor had not ended, targets that the access rules refused, and requests that came while too many probes were in flight, per second.",
         [
             (
                 f"sum by (instance) (rate(tcp_probe_exporter_runs_skipped_total{{{own}}}[$__rate_interval]))",
                 "{{instance}} skipped",
             ),
             (
-                f"sum by (instance) (rate(tcp_probe_exporter_targets_refused_total{{{own}}}[$__rate_interval]))",
+                # A rule that never refused anything has no series.
+                f"sum by (instance) (rate(tcp_probe_exporter_targets_refused_total{{{own}}}[$__rate_interval]))"
+                f" or 0 * max by (instance) (tcp_probe_exporter_probes_in_flight{{{own}}})",
                 "{{instance}} refused",
+            ),
+            (
+                f"sum by (instance) (rate(tcp_probe_exporter_probes_shed_total{{{own}}}[$__rate_interval]))",
+                "{{instance}} turned away",
             ),
         ],
         "ops",

@@ -1,5 +1,6 @@
 //! What README says, compared with what is there.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use tcp_probe_exporter::outcome::{Against, Reason};
@@ -29,7 +30,7 @@ fn the_table_of_reasons_is_complete_and_says_the_same_as_the_program() {
             Against::Target => "target",
             Against::Monitor => "monitor",
         };
-        expected.push_str(&format!("| `{reason}` | {against} | {} |\n", reason.advice()));
+        let _ = writeln!(expected, "| `{reason}` | {against} | {} |", reason.advice());
     }
     let readme = readme();
     let found = marked(&readme, "reasons");
