@@ -171,7 +171,8 @@ const fn by_errno(errno: i32) -> Reason {
         libc::ECONNREFUSED => Reason::Refused,
         libc::ECONNRESET | libc::EPIPE => Reason::Reset,
         libc::ETIMEDOUT => Reason::Timeout,
-        libc::ENETUNREACH => Reason::NetUnreachable,
+        // No router said so: the way was lost here, between two SYNs.
+        libc::ENETUNREACH => Reason::LocalNoRoute,
         libc::EHOSTUNREACH | libc::EHOSTDOWN => Reason::HostUnreachable,
         // Asynchronous, so an ICMP error: ICMPv6 1/1.
         libc::EACCES => Reason::Prohibited,

@@ -14,6 +14,7 @@ use tcp_probe_exporter::prober::{Probe, Prober};
 
 mod connect;
 mod dialogue;
+mod matrix;
 mod tls;
 
 /// Long enough that no machine is too busy for it.
