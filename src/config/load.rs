@@ -152,7 +152,7 @@ fn document<T>(
     }
 }
 
-fn configuration(
+pub(super) fn configuration(
     root: &Node<'_>,
     path: &Path,
     config: &mut Config,

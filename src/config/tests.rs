@@ -726,3 +726,205 @@ fn ports_in_all_their_forms() {
     let config = accept("monitors: [{host: a, ports: [1-1024]}]");
     assert_eq!(config.monitors[0].ports.len(), 1024);
 }
+
+/// Reads a text as [`Config::load`] would, without a file; whatever it is, nothing may panic.
+fn read(text: &str, base: &Config) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let mut config = base.clone();
+    let mut report = read::Report::new(Path::new("c.yml"));
+    match yaml::parse(text) {
+        Ok(Some(root)) => {
+            let mut fingerprint = files::Fingerprint::new();
+            let path = Path::new("/nonexistent/c.yml");
+            load::configuration(&root, path, &mut config, &mut report, &mut fingerprint);
+        }
+        Ok(None) => {}
+        Err(faults) => assert!(!faults.is_empty()),
+    }
+    let closed = report.close();
+    if closed.is_ok() {
+        let _ = config.text();
+    }
+    for it in closed.as_ref().err().into_iter().flatten() {
+        let line = it.to_string();
+        assert!(!line.contains('\n') && !line.contains('\r'), "{line:?}");
+    }
+    closed
+}
+
+/// Pieces of configurations, right and wrong, to be put together in any order.
+const PIECES: &[&str] = &[
+    "modules:",
+    "monitors:",
+    "defaults:",
+    "access:",
+    "canaries:",
+    "monitor_files:",
+    "m:",
+    "prober: tcp",
+    "prober: http",
+    "tcp:",
+    "timeout: 5s",
+    "timeout:",
+    "tls: true",
+    "tls_config:",
+    "query_response:",
+    "expect:",
+    "send:",
+    "send_bytes: '\\x'",
+    "labels:",
+    "name: a",
+    "value: $1",
+    "host: h",
+    "port: 1",
+    "ports:",
+    "[1-3, 4]",
+    "{a: 1}",
+    "interval: 1m",
+    "confirm:",
+    "failures: 0",
+    "group:",
+    "min_up: 3",
+    "depends_on: a",
+    "slo: 9%",
+    "addresses: all",
+    "allow:",
+    "deny:",
+    "':22'",
+    "10.0.0.0/8",
+    "buckets:",
+    "off",
+    "<<: *x",
+    "&x",
+    "*x",
+    "!!binary",
+    "!!str",
+    "- ",
+    "-",
+    "? ",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "|",
+    ">",
+    "'",
+    "\"",
+    "~",
+    "null",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "\n      ",
+    "\t",
+    "#",
+    "---\n",
+    "...\n",
+    "%YAML 1.1\n",
+    "\u{feff}",
+    "é",
+    "\u{0}",
+    "\r\n",
+    "targets:",
+    "5s",
+    "-1",
+    "99999999999999999999",
+    "1e999",
+    "hex: 0",
+];
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in ".{0,200}") {
+        let _ = read(&text, &empty());
+    }
+
+    #[test]
+    fn any_mixture_of_pieces_is_read_or_refused(
+        picks in proptest::collection::vec(0..PIECES.len(), 0..60),
+    ) {
+        let text: Vec<&str> = picks.into_iter().map(|it| PIECES[it]).collect();
+        let _ = read(&text.join(" "), &empty());
+        let _ = read(&text.concat(), &empty());
+    }
+
+    #[test]
+    fn a_good_file_with_any_damage_is_read_or_refused(
+        start in 0..6_000_usize, length in 0..40_usize, put in ".{0,3}",
+    ) {
+        let mut text: Vec<char> = include_str!("../../config/exporter.yml").chars().collect();
+        let start = start.min(text.len());
+        let end = (start + length).min(text.len());
+        text.splice(start..end, put.chars());
+        let _ = read(&text.into_iter().collect::<String>(), &empty());
+    }
+
+    #[test]
+    fn any_duration_reads_back(nanoseconds in 0..3_000_000_000_000_000_000_u64, cut in 0..10_u32) {
+        let grain = 10_u64.pow(cut);
+        let written = Duration::from_nanos(nanoseconds / grain * grain);
+        for text in [duration::go(written), duration::prometheus(written)] {
+            let read = duration::parse(&text).unwrap();
+            // Go's form shows seconds as a float, which has its own grain.
+            let read = read.positive().unwrap_or_default();
+            assert!(read.abs_diff(written) < Duration::from_nanos(2), "{text}: {written:?}");
+        }
+    }
+}
+
+/// No modules, no monitors.
+fn empty() -> Config {
+    Config {
+        modules: BTreeMap::new(),
+        monitors: Vec::new(),
+        access: Arc::default(),
+        canaries: Vec::new(),
+        buckets: Arc::from([]),
+        monitor_files: Vec::new(),
+        files: Vec::new(),
+        fingerprint: String::new(),
+    }
+}
+
+#[test]
+fn durations_as_go_and_prometheus_write_them() {
+    for (text, milliseconds) in [
+        ("300ms", 300),
+        ("1.5s", 1_500),
+        (".5s", 500),
+        ("1.s", 1_000),
+        ("1m30s", 90_000),
+        ("2h", 7_200_000),
+        ("2h0m0s", 7_200_000),
+        ("+5s", 5_000),
+        ("1d", 86_400_000),
+        ("1w", 604_800_000),
+        ("1d12h", 129_600_000),
+        ("0.1h", 360_000),
+        ("1000000us", 1_000),
+        ("1000000µs", 1_000),
+        ("1s1s", 2_000),
+    ] {
+        let expected = Some(Duration::from_millis(milliseconds));
+        assert_eq!(duration::parse(text).unwrap().positive(), expected, "{text}");
+    }
+    for text in ["0", "0s", "-1s", "-0", "+0", "0d", "-1.5h"] {
+        assert_eq!(duration::parse(text).unwrap().positive(), None, "{text}");
+    }
+    for text in ["", "5", "s", "5 s", "5S", "1M", ".s", "1..5s", "5s ", "--5s", "5s-", "١s"] {
+        assert!(duration::parse(text).is_err(), "{text}");
+    }
+    for (milliseconds, go, prometheus) in [
+        (0, "0s", "0s"),
+        (300, "300ms", "300ms"),
+        (1_500, "1.5s", "1s500ms"),
+        (90_000, "1m30s", "1m30s"),
+        (7_200_000, "2h0m0s", "2h"),
+        (86_400_000, "24h0m0s", "1d"),
+    ] {
+        let duration = Duration::from_millis(milliseconds);
+        assert_eq!(duration::go(duration), go);
+        assert_eq!(duration::prometheus(duration), prometheus);
+    }
+}

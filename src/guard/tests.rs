@@ -182,3 +182,23 @@ fn patterns_match_whole_names() {
 fn what_the_configuration_names_itself_is_not_judged() {
     check(&Access::unrestricted(), "x", "169.254.169.254", 80, "ok");
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_rule_is_read_or_refused(text in ".{0,40}") {
+        let _ = Rule::parse(&text);
+    }
+
+    #[test]
+    fn an_address_and_its_mapped_form_are_judged_alike(
+        address in proptest::prelude::any::<u32>(), prefix in 0..=32_u8, port in 0..=u16::MAX,
+    ) {
+        let ip = Ipv4Addr::from(address);
+        let network = Ipv4Net::new(ip, prefix).unwrap().trunc();
+        let access = access(&[], &[&network.to_string()]);
+        let mapped = ip.to_ipv6_mapped().to_string();
+        let plain = judged(&access, "m", "x", &ip.to_string(), port);
+        assert_ne!(plain, "ok");
+        assert_eq!(judged(&access, "m", "x", &mapped, port), plain);
+    }
+}
