@@ -1,0 +1,244 @@
+//! The architecture as a test: who may import whom, and what must be absent where.
+//!
+//! It reads the source, so it sees what a reader sees. Tests inside the source may do anything.
+
+#![expect(clippy::unwrap_used, reason = "what is missing fails the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may import whom. A new line here is an architecture decision: say why in the commit
+/// message. Modules only look at those above them, so the graph has no cycle.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    // The vocabulary.
+    ("address", &[]),
+    ("module", &[]),
+    ("outcome", &[]),
+    ("verdict", &["outcome"]),
+    ("monitor", &["address", "module", "verdict"]),
+    ("guard", &["address"]),
+    // The edges.
+    ("log", &[]),
+    ("limits", &[]),
+    ("telemetry", &["outcome"]),
+    ("config", &["address", "guard", "module", "monitor", "verdict"]),
+    ("live", &["config", "telemetry"]),
+    ("prober", &["address", "guard", "module", "outcome"]),
+    // Memory and motion.
+    ("store", &["monitor", "outcome", "verdict"]),
+    (
+        "scheduler",
+        &["address", "config", "guard", "monitor", "outcome", "prober", "store", "telemetry"],
+    ),
+    ("schedule", &["config", "guard", "monitor", "prober", "scheduler", "store", "telemetry"]),
+    // The surface.
+    ("exposition", &["monitor", "outcome", "store", "telemetry", "verdict"]),
+    (
+        "http",
+        &[
+            "address",
+            "config",
+            "exposition",
+            "guard",
+            "live",
+            "log",
+            "module",
+            "outcome",
+            "prober",
+            "store",
+            "telemetry",
+            "verdict",
+        ],
+    ),
+    // The process.
+    ("settings", &["http", "log", "monitor"]),
+    (
+        "cli",
+        &[
+            "address", "config", "guard", "http", "limits", "log", "module", "monitor", "outcome",
+            "prober", "settings",
+        ],
+    ),
+];
+
+/// Modules that decide and remember nothing of the world: no I/O, no clock, no log.
+const PURE: &[&str] = &["address", "module", "outcome", "verdict", "monitor", "guard"];
+/// What gives the world away. The absence is the architecture.
+const IMPURE: &[&str] = &[
+    "tokio::",
+    "hyper::",
+    "tracing::",
+    "Instant::now",
+    "SystemTime::now",
+    "Timestamp::now",
+    "std::fs",
+    "std::io",
+    "TcpStream",
+    "std::env",
+    "std::process",
+];
+
+/// What only some places may know, and those places: prefixes of paths under `src`.
+const ONLY: &[(&str, &[&str])] = &[
+    // Commands and their words.
+    ("clap::", &["cli", "main.rs"]),
+    // Outgoing connections, and sockets to listen.
+    ("Socket::new", &["prober/", "http/address.rs"]),
+    ("TcpStream::connect", &["prober/"]),
+    ("UdpSocket", &["prober/"]),
+    ("lookup_host", &["prober/"]),
+    ("hickory_resolver::", &["prober/"]),
+    // Shapes of files are not the shapes of values.
+    ("Deserialize", &["http/web.rs", "http/tls.rs"]),
+    // Metric names.
+    ("prometheus_client::", &["exposition/", "exposition.rs"]),
+    ("# TYPE", &["exposition/", "exposition.rs"]),
+    ("\"tcp_monitor_", &["exposition/", "exposition.rs"]),
+    ("\"probe_success", &["exposition/", "exposition.rs"]),
+    // HTTP.
+    ("hyper::", &["http/", "http.rs"]),
+    // The environment, and the end of the process.
+    ("std::env::", &["main.rs", "cli.rs"]),
+];
+
+struct Source {
+    /// Under `src`.
+    path: String,
+    /// Of the crate: `http` for `http/web.rs`.
+    module: String,
+    /// Without comments and tests.
+    code: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+}
+
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    files(&root(), &mut found);
+    let sources = found.into_iter().filter_map(|file| {
+        let path = file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        if path.ends_with("/tests.rs") || path.contains("/tests/") {
+            return None;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let code: Vec<&str> = text
+            .lines()
+            .take_while(|it| !it.starts_with("#[cfg(test)]"))
+            .filter(|it| !it.trim_start().starts_with("//"))
+            .collect();
+        let module = path.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
+        Some(Source { path, module, code: code.join("\n") })
+    });
+    sources.collect()
+}
+
+/// The modules that a text names after `crate::`.
+fn imports(code: &str) -> BTreeSet<String> {
+    let word = |text: &str| -> String {
+        text.chars().take_while(|it| it.is_ascii_lowercase() || *it == '_').collect()
+    };
+    code.split("crate::").skip(1).map(word).filter(|it| !it.is_empty()).collect()
+}
+
+#[test]
+fn modules_import_only_what_they_may() {
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources() {
+        if ["lib", "main"].contains(&source.module.as_str()) {
+            continue;
+        }
+        let allowed = MAY_IMPORT.iter().find(|(module, _)| *module == source.module);
+        let Some((_, allowed)) = allowed else {
+            panic!("`{}` is not in the table: which layer is it in?", source.path);
+        };
+        for import in imports(&source.code) {
+            assert!(
+                import == source.module || allowed.contains(&import.as_str()),
+                "`{}` imports `{import}`, which `{}` may not",
+                source.path,
+                source.module
+            );
+            seen.entry(source.module.clone()).or_default().insert(import);
+        }
+    }
+    for (module, allowed) in MAY_IMPORT {
+        for import in *allowed {
+            assert!(
+                seen.get(*module).is_some_and(|it| it.contains(*import)),
+                "`{module}` may import `{import}` and does not: take the permission back"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_graph_has_no_cycle() {
+    let position = |module: &str| MAY_IMPORT.iter().position(|(it, _)| *it == module);
+    for (index, (module, allowed)) in MAY_IMPORT.iter().enumerate() {
+        for import in *allowed {
+            let above = position(import).unwrap_or_else(|| panic!("no module `{import}`"));
+            assert!(above < index, "`{module}` looks down at `{import}`");
+        }
+    }
+}
+
+#[test]
+fn the_vocabulary_knows_nothing_of_the_world() {
+    for source in sources().iter().filter(|it| PURE.contains(&it.module.as_str())) {
+        for impurity in IMPURE {
+            assert!(!source.code.contains(impurity), "`{}` knows `{impurity}`", source.path);
+        }
+    }
+}
+
+#[test]
+fn some_things_are_known_in_one_place_only() {
+    for source in sources() {
+        for (thing, places) in ONLY {
+            let allowed = places.iter().any(|it| source.path.starts_with(it));
+            assert!(
+                allowed || !source.code.contains(thing),
+                "`{}` knows `{thing}`, which belongs to {places:?}",
+                source.path
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for() {
+    let mut found = Vec::new();
+    files(&root(), &mut found);
+    for file in found.iter().filter(|it| !it.ends_with("tests.rs")) {
+        let text = fs::read_to_string(file).unwrap();
+        assert!(text.starts_with("//! "), "`{}` begins without a word", file.display());
+    }
+}
+
+/// Notes that must not be merged.
+#[test]
+fn nothing_is_left_to_fix_before_merging() {
+    let mut found = Vec::new();
+    files(&root(), &mut found);
+    for file in found {
+        let text = fs::read_to_string(&file).unwrap();
+        for note in ["FIXME", "XXX", "HACK"] {
+            assert!(!text.contains(note), "`{}` has a {note}", file.display());
+        }
+    }
+}
