@@ -9,6 +9,11 @@
 //!    address or a network within that range;
 //! 3. `allow` rules exist and none matches, of everyone or of the module: denied;
 //! 4. allowed.
+//!
+//! The exporter's own listeners are denied too, unless an `allow` rule names their very port.
+//!
+//! A name that is denied whatever its addresses are is denied before it is looked up: neither the
+//! answer nor the time it takes tells whether it exists.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +41,9 @@ const SENSITIVE: &[(IpNet, &str)] = &[
     // Azure's platform services.
     (v4(Ipv4Addr::new(168, 63, 129, 16), 32), "metadata"),
 ];
+
+/// The rule that denies the exporter's own listeners.
+const OWN_LISTENER: &str = "own_listener";
 
 /// Prefix by which IPv6-only networks reach IPv4 addresses (RFC 6052).
 const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
@@ -113,18 +121,38 @@ impl Rule {
     }
 
     fn matches(&self, host: &Host, ip: IpAddr, port: u16) -> bool {
+        self.may_match(host, port)
+            && match &self.scope {
+                Scope::Any | Scope::Name(_) => true,
+                Scope::Network(network) => network.contains(&ip),
+            }
+    }
+
+    /// Whether it matches for some address that the host could have.
+    fn may_match(&self, host: &Host, port: u16) -> bool {
         let (first, last) = self.ports;
-        if !(first..=last).contains(&port) {
-            return false;
-        }
-        match &self.scope {
+        (first..=last).contains(&port)
+            && match (&self.scope, host) {
+                (Scope::Any | Scope::Network(_), _) => true,
+                (Scope::Name(pieces), Host::Name(name)) => {
+                    matches_pieces(pieces, name.trim_end_matches('.'))
+                }
+                (Scope::Name(_), Host::Ip(..)) => false,
+            }
+    }
+
+    /// Whether it matches whatever address the host has.
+    fn must_match(&self, host: &Host, port: u16) -> bool {
+        !matches!(self.scope, Scope::Network(_)) && self.may_match(host, port)
+    }
+
+    fn is_everything(&self) -> bool {
+        let all = match &self.scope {
             Scope::Any => true,
-            Scope::Network(network) => network.contains(&ip),
-            Scope::Name(pieces) => match host {
-                Host::Name(name) => matches_pieces(pieces, name.trim_end_matches('.')),
-                Host::Ip(..) => false,
-            },
-        }
+            Scope::Network(network) => network.prefix_len() == 0,
+            Scope::Name(pieces) => pieces.iter().all(|it| it.is_empty()),
+        };
+        all && self.ports.0 <= 1 && self.ports.1 == u16::MAX
     }
 
     /// Whether this rule is about nothing but a part of `network`.
@@ -261,8 +289,44 @@ impl Access {
 
     /// Whether anybody who reaches `/probe` can reach any ordinary address by it.
     #[must_use]
-    pub const fn is_open(&self) -> bool {
-        self.everyone.allow.is_empty()
+    pub fn is_open(&self) -> bool {
+        let allow = &self.everyone.allow;
+        allow.is_empty() || allow.iter().any(Rule::is_everything)
+    }
+
+    /// Judges a target before its name is looked up: denied if no address could save it.
+    ///
+    /// # Errors
+    /// The rule that denies it.
+    pub fn judge_unresolved(&self, module: &str, host: &Host, port: u16) -> Result<(), Denial> {
+        if self.unrestricted {
+            return Ok(());
+        }
+        for (module, rules) in self.lists(module) {
+            if let Some(rule) = rules.deny.iter().find(|it| it.must_match(host, port)) {
+                return Err(Denial { rule: rule.text.clone() });
+            }
+            let hopeless = rules.allow.iter().all(|it| !it.may_match(host, port));
+            if !rules.allow.is_empty() && hopeless {
+                return Err(Denial { rule: not_allowed(module) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges one of the exporter's own listeners: probing it is a way around passwords and
+    /// firewalls, and a probe of `/probe` could go round in circles.
+    ///
+    /// # Errors
+    /// Denied, unless an `allow` rule names the port.
+    pub fn judge_own(&self, module: &str, host: &Host, address: SocketAddr) -> Result<(), Denial> {
+        let (ip, port) = (plain(address.ip()), address.port());
+        let mut allow = self.lists(module).flat_map(|(_, it)| &it.allow);
+        let named = allow.any(|it| it.ports == (port, port) && it.matches(host, ip, port));
+        if self.unrestricted || named {
+            return Ok(());
+        }
+        Err(Denial { rule: Arc::from(OWN_LISTENER) })
     }
 
     /// Judges one resolved address of a target, for a module.
@@ -285,6 +349,7 @@ impl Access {
     #[must_use]
     pub fn rules(&self) -> Vec<Arc<str>> {
         let mut rules: Vec<Arc<str>> = SENSITIVE.iter().map(|(_, name)| Arc::from(*name)).collect();
+        rules.push(Arc::from(OWN_LISTENER));
         let sets = std::iter::once((None, &self.everyone))
             .chain(self.modules.iter().map(|(name, rules)| (Some(&**name), rules)));
         for (module, set) in sets {
@@ -300,15 +365,19 @@ impl Access {
 
     fn judge_ip(&self, module: &str, host: &Host, ip: IpAddr, port: u16) -> Result<(), Denial> {
         self.judge_behind(module, host, ip, port)?;
-        let lists = [(None, Some(&self.everyone)), (Some(module), self.modules.get(module))];
-        for (module, rules) in lists {
-            let Some(rules) = rules else { continue };
+        for (module, rules) in self.lists(module) {
             let allowed = rules.allow.iter().any(|it| it.matches(host, ip, port));
             if !rules.allow.is_empty() && !allowed {
                 return Err(Denial { rule: not_allowed(module) });
             }
         }
         Ok(())
+    }
+
+    /// The rules for everyone, and those of a module with its name.
+    fn lists<'a>(&'a self, module: &'a str) -> impl Iterator<Item = (Option<&'a str>, &'a Rules)> {
+        let own = self.modules.get(module).map(|it| (Some(module), it));
+        std::iter::once((None, &self.everyone)).chain(own)
     }
 
     /// The rules that deny, without those that allow.

@@ -219,7 +219,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
     app.telemetry.module(&request.module.name).count(finding.outcome);
 
     if let Outcome::Inconclusive(Reason::LocalDenied, _) = finding.outcome {
-        return denied(app, &config.access, &request, &finding);
+        return denied(app, &finding);
     }
     let entry = Entry {
         id: 0,
@@ -253,16 +253,9 @@ fn finding_answer(finding: &Finding, headers: &HeaderMap) -> Response<Body> {
 }
 
 /// The same words for every target: a client learns nothing about what it may not probe.
-fn denied(
-    app: &App,
-    access: &crate::guard::Access,
-    request: &ProbeRequest,
-    finding: &Finding,
-) -> Response<Body> {
-    if let (Ok(address), Some(peer)) = (&request.address, finding.peer)
-        && let Err(denial) = access.judge(&request.module.name, &address.host, peer)
-    {
-        app.telemetry.refused(&denial.rule);
+fn denied(app: &App, finding: &Finding) -> Response<Body> {
+    if let Some(rule) = &finding.denied_by {
+        app.telemetry.refused(rule);
     }
     text(StatusCode::FORBIDDEN, "the access rules of this exporter do not allow this target\n")
 }

@@ -90,7 +90,8 @@ pub async fn run(
     let telemetry = Arc::new(Telemetry::default());
     telemetry.in_flight_limit.store((limits.on_demand + limits.scheduled) as u64, Relaxed);
     let live = Arc::new(Live::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
-    let prober = Arc::new(Prober::default());
+    let own: io::Result<Box<[_]>> = listeners.iter().map(TcpListener::local_addr).collect();
+    let prober = Arc::new(Prober::beside(own?));
     let store = Arc::new(Store::default());
     let schedule = Schedule::start(
         Arc::clone(&store),

@@ -108,6 +108,7 @@ impl Live {
     /// The counters of every module exist, at zero, before its first probe.
     fn begin_counting(&self) {
         let config = self.config();
+        self.telemetry.may_refuse(config.access.rules());
         for (name, entry) in &config.modules {
             match entry {
                 ModuleEntry::Tcp(_) => drop(self.telemetry.module(name)),

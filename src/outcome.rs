@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The part of a probe in which something happened; the `phase` label.
@@ -376,6 +377,8 @@ pub struct Finding {
     pub dialogue: Option<Box<DialogueFinding>>,
     /// The cause in one line of bounded, printable text, for people and logs.
     pub detail: Option<Box<str>>,
+    /// The access rule that denied the target.
+    pub denied_by: Option<Arc<str>>,
 }
 
 impl Finding {
@@ -394,6 +397,7 @@ impl Finding {
             tls: None,
             dialogue: None,
             detail: None,
+            denied_by: None,
         }
     }
 

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::address::{Address, Host};
-use crate::guard::Access;
+use crate::guard::{Access, Denial};
 use crate::module::{ExpectConnect, Module};
 use crate::outcome::{Finding, Outcome, Phase, Reason};
 use crate::prober::connect::Connection;
@@ -52,6 +52,7 @@ pub struct Probe<'a> {
 pub struct Prober {
     resolvers: Resolvers,
     tls: TlsClient,
+    listeners: Box<[SocketAddr]>,
 }
 
 /// Why a phase did not complete.
@@ -70,10 +71,39 @@ impl Trouble {
 }
 
 impl Prober {
+    /// One that knows where this process listens, to deny that to probes on demand.
+    #[must_use]
+    pub fn beside(listeners: Box<[SocketAddr]>) -> Self {
+        Self { listeners, ..Self::default() }
+    }
+
+    /// Whether a connection to `peer` would come back to this process.
+    fn is_listener(&self, peer: SocketAddr) -> bool {
+        let same_port = self.listeners.iter().filter(|it| it.port() == peer.port());
+        same_port.map(|it| it.ip().to_canonical()).any(|own| {
+            own == peer.ip()
+                || ((own.is_unspecified() || peer.ip().is_unspecified())
+                    && (peer.ip().is_unspecified() || kernel::is_own(peer.ip())))
+        })
+    }
+
+    /// Judges a resolved address.
+    fn judge(&self, probe: &Probe<'_>, peer: SocketAddr) -> Result<(), Denial> {
+        let (module, host) = (&probe.module.name, &probe.address.host);
+        probe.access.judge(module, host, peer)?;
+        if self.is_listener(peer) { probe.access.judge_own(module, host, peer) } else { Ok(()) }
+    }
+
     /// Probes the first address of the target.
     pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> Finding {
         let deadline = Deadline::begin(probe.timeout);
         let mut finding = Finding::new(Outcome::Success, probe.timeout);
+        let Address { host, port } = probe.address;
+        if let Err(denial) = probe.access.judge_unresolved(&probe.module.name, host, *port) {
+            deny(&mut finding, denial, journal);
+            finding.duration = deadline.start.elapsed();
+            return finding;
+        }
         match self.first_address(&probe, deadline, journal).await {
             Ok(peer) => {
                 let literal = probe.address.host.ip().is_some();
@@ -191,10 +221,8 @@ impl Prober {
     ) -> Option<Wire> {
         let module = probe.module;
         finding.peer = Some(peer);
-        if let Err(denial) = probe.access.judge(&module.name, &probe.address.host, peer) {
-            let detail = format!("denied by the access rule `{}`", denial.rule);
-            let trouble = Trouble::new(Reason::LocalDenied, detail);
-            conclude(finding, &trouble, Phase::Resolve, journal);
+        if let Err(denial) = self.judge(probe, peer) {
+            deny(finding, denial, journal);
             return None;
         }
         let source = match source(module, peer) {
@@ -278,6 +306,13 @@ fn source(module: &Module, peer: SocketAddr) -> Result<Option<IpAddr>, Trouble> 
         return Err(Trouble::new(Reason::LocalConfig, detail));
     }
     Ok(Some(source))
+}
+
+/// Writes a denial into the finding and the journal.
+fn deny(finding: &mut Finding, denial: Denial, journal: &mut Journal) {
+    let detail = format!("denied by the access rule `{}`", denial.rule);
+    finding.denied_by = Some(denial.rule);
+    conclude(finding, &Trouble::new(Reason::LocalDenied, detail), Phase::Resolve, journal);
 }
 
 /// Writes trouble into the finding and the journal.

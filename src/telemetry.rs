@@ -125,6 +125,14 @@ impl Telemetry {
         InFlight(self)
     }
 
+    /// Begins to count what these access rules refuse.
+    pub fn may_refuse(&self, rules: Vec<Arc<str>>) {
+        let mut refused = self.refused.write().unwrap_or_else(PoisonError::into_inner);
+        for rule in rules {
+            refused.entry(rule).or_default();
+        }
+    }
+
     /// Counts a target that an access rule refused.
     pub fn refused(&self, rule: &Arc<str>) {
         let mut refused = self.refused.write().unwrap_or_else(PoisonError::into_inner);

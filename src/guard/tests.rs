@@ -117,7 +117,10 @@ fn the_rules_of_a_module_come_on_top() {
         assert_eq!(judged(&access, module, "x", ip, 22), expected, "{module} {ip}");
     }
     let counted: Vec<String> = access.rules().iter().map(ToString::to_string).collect();
-    assert_eq!(counted, ["192.0.2.5", "192.0.2.9", "link_local", "metadata", "not_allowed:ssh"]);
+    assert_eq!(
+        counted,
+        ["192.0.2.5", "192.0.2.9", "link_local", "metadata", "not_allowed:ssh", "own_listener"]
+    );
 }
 
 #[test]
@@ -201,4 +204,76 @@ proptest::proptest! {
         assert_ne!(plain, "ok");
         assert_eq!(judged(&access, "m", "x", &mapped, port), plain);
     }
+}
+
+#[track_caller]
+fn check_unresolved(access: &Access, host: &str, port: u16, expected: &str) {
+    let seen = match access.judge_unresolved("m", &Host::parse(host).unwrap(), port) {
+        Ok(()) => "ok".to_owned(),
+        Err(denial) => denial.rule.to_string(),
+    };
+    assert_eq!(seen, expected, "{host}:{port}");
+}
+
+#[test]
+fn what_no_address_could_save_is_denied_before_it_is_looked_up() {
+    let names = access(&[], &["*.internal", ":25", "10.0.0.0/8"]);
+    check_unresolved(&names, "db.internal", 80, "*.internal");
+    check_unresolved(&names, "db.internal.", 80, "*.internal");
+    check_unresolved(&names, "db.example", 25, ":25");
+    check_unresolved(&names, "db.example", 80, "ok");
+    // Whether this is a name of 10.0.0.0/8 is known only afterwards.
+    let networks = access(&["192.0.2.0/24:443", "*.example.com:22"], &[]);
+    check_unresolved(&networks, "db.example", 443, "ok");
+    check_unresolved(&networks, "db.example", 80, "not_allowed");
+    check_unresolved(&networks, "db.example.com", 22, "ok");
+    check_unresolved(&networks, "db.example.org", 22, "not_allowed");
+    check_unresolved(&Access::unrestricted(), "db.internal", 25, "ok");
+    check_unresolved(&Access::default(), "db.internal", 25, "ok");
+}
+
+#[test]
+fn nothing_is_denied_early_that_would_not_be_denied_late() {
+    for (allow, deny) in [
+        (&["192.0.2.0/24"][..], &["192.0.2.9"][..]),
+        (&["*.example.com:22", "192.0.2.0/24:1-80"], &["db.*", ":25"]),
+        (&[], &["*", "192.0.2.0/24"]),
+        (&["*"], &["bad.example.com:80"]),
+    ] {
+        let access = access(allow, deny);
+        for host in ["db.example.com", "bad.example.com", "x", "192.0.2.9", "192.0.2.1"] {
+            for port in [22, 25, 80, 443] {
+                let early =
+                    access.judge_unresolved("m", &Host::parse(host).unwrap(), port).is_err();
+                for ip in ["192.0.2.9", "192.0.2.1", "198.51.100.1"] {
+                    let late = judged(&access, "m", host, ip, port) != "ok";
+                    assert!(late || !early, "{host} {ip} {port}, {allow:?} {deny:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn own_listeners_open_only_to_a_rule_that_names_their_port() {
+    let own = |access: &Access| {
+        let host = Host::parse("localhost").unwrap();
+        access.judge_own("m", &host, "127.0.0.1:10115".parse().unwrap()).is_ok()
+    };
+    assert!(!own(&Access::default()));
+    assert!(!own(&access(&["*", "127.0.0.0/8", ":1-65535"], &[])));
+    assert!(own(&access(&["127.0.0.0/8:10115"], &[])));
+    assert!(own(&access(&[":10115"], &[])));
+    assert!(!own(&access(&["10.0.0.0/8:10115"], &[])));
+    assert!(own(&Access::unrestricted()));
+}
+
+#[test]
+fn open_is_what_allows_everything() {
+    assert!(access(&[], &[":25"]).is_open());
+    assert!(access(&["*"], &[]).is_open());
+    assert!(access(&["::/0"], &[]).is_open());
+    assert!(access(&["10.0.0.0/8", "*:1-65535"], &[]).is_open());
+    assert!(!access(&["*:443"], &[]).is_open());
+    assert!(!access(&["*.example.com"], &[]).is_open());
 }

@@ -1,6 +1,7 @@
 //! Peers that send whatever hurts: the exporter lives, its memory stays bounded, and nothing they
 //! say reaches a metric, a log or a page unescaped.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,8 +28,18 @@ modules:
   starttls: {prober: tcp, timeout: 2s, tcp: {tls_config: {insecure_skip_verify: true}, query_response: [{expect: "^220"}, {starttls: true}, {expect: "x"}]}}
 "#;
 
-const MODULE_NAMES: [&str; 7] =
-    ["connect", "hold", "first_line", "anything", "never", "bytes", "talk"];
+const MODULE_NAMES: [&str; 10] = [
+    "connect",
+    "hold",
+    "first_line",
+    "anything",
+    "never",
+    "bytes",
+    "talk",
+    "tls",
+    "verified",
+    "starttls",
+];
 
 fn peer(behaviour: impl Fn(&mut Visitor) + Send + Sync + 'static) -> Listener {
     Listener::serve(SocketAddr::from(([127, 0, 0, 1], 0)), behaviour)
@@ -200,11 +211,12 @@ fn hostile_peers_cannot_harm_the_schedule_either() {
     let peers = peers();
     let mut config = format!("{MODULES}defaults: {{interval: 2500ms, timeout: 2s}}\nmonitors:\n");
     for (index, (_, peer)) in peers.iter().enumerate() {
-        for module in ["anything", "first_line", "bytes", "hold"] {
-            config.push_str(&format!(
-                "  - {{name: {module}{index}, host: 127.0.0.1, port: {}, module: {module}}}\n",
+        for module in ["anything", "first_line", "tls", "starttls"] {
+            let _ = writeln!(
+                config,
+                "  - {{name: {module}{index}, host: 127.0.0.1, port: {}, module: {module}}}",
                 peer.port()
-            ));
+            );
         }
     }
     let exporter = Exporter::new(EXPORTER).config(&config).start();

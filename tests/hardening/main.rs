@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use harness::Exporter;
 
+mod access;
+mod dns;
 mod hostile;
 mod server;
 
