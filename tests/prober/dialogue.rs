@@ -199,7 +199,7 @@ async fn labels_of_all_steps_come_together_as_valid_text() {
 
 #[tokio::test]
 async fn a_line_without_end_is_a_mismatch_that_needs_bounded_memory() {
-    let address = peer(|mut stream| while stream.write_all(&[b'a'; 65_536]).is_ok() {});
+    let address = peer(|mut stream| while stream.write_all(&[b'a'; 16_384]).is_ok() {});
     let finding = probe(&address.to_string(), &module(vec![line("b")]), TIMEOUT).await;
     check(&finding, Reason::ExpectMismatch, false, false);
 }

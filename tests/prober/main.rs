@@ -1,5 +1,6 @@
 //! The prober against real sockets: what each peer's behaviour is called.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "shown only if a test fails")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,6 +16,9 @@ use tcp_probe_exporter::prober::{Probe, Prober};
 mod connect;
 mod dialogue;
 mod matrix;
+mod names;
+mod process;
+mod resolve;
 mod tls;
 
 /// Long enough that no machine is too busy for it.

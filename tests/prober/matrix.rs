@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use harness::listener::Visitor;
 use harness::{Listener, Netns};
 use tcp_probe_exporter::module::Module;
 use tcp_probe_exporter::outcome::{Finding, IcmpError, Outcome, Phase, Reason};
@@ -13,7 +14,7 @@ use crate::{TIMEOUT, failure, probe};
 /// For what never answers: long enough for a second SYN.
 const SILENCE: Duration = Duration::from_millis(1500);
 
-/// Three hosts in a row. The network 10.97.0.0/24 (fd00:97::/64) is known to near only, through
+/// Three hosts in a row. The network 10.97.0.0/24 (`fd00:97::/64`) is known to near only, through
 /// the router.
 struct World {
     near: Netns,
@@ -115,7 +116,7 @@ fn what_the_network_answers() {
     let Some(world) = World::new("what_the_network_answers") else { return };
     let World { near, router, far } = &world;
     for plan in plans() {
-        let service = far.within(|| Listener::serve((plan.far, 0).into(), |it| it.read_to_end()));
+        let service = far.within(|| Listener::serve((plan.far, 0).into(), Visitor::read_to_end));
         let open = service.address();
         let module = connect();
 
@@ -174,7 +175,7 @@ fn our_own_firewall_is_not_the_targets_fault() {
     let Some(world) = World::new("our_own_firewall_is_not_the_targets_fault") else { return };
     let World { near, far, .. } = &world;
     for plan in plans() {
-        let service = far.within(|| Listener::serve((plan.far, 0).into(), |it| it.read_to_end()));
+        let service = far.within(|| Listener::serve((plan.far, 0).into(), Visitor::read_to_end));
         for (answer, errno, code) in [
             ("port-unreachable", libc::ECONNREFUSED, plan.codes[0]),
             ("admin-prohibited", plan.prohibited_errno, plan.codes[1]),
@@ -221,8 +222,8 @@ fn ports_that_ran_out_are_not_the_targets_fault() {
     let World { near, far, .. } = &world;
     near.run(&["sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=40000 40003"]);
     for plan in plans() {
-        let service = far.within(|| Listener::serve((plan.far, 0).into(), |it| it.read_to_end()));
-        let other = far.within(|| Listener::serve((plan.far, 0).into(), |it| it.read_to_end()));
+        let service = far.within(|| Listener::serve((plan.far, 0).into(), Visitor::read_to_end));
+        let other = far.within(|| Listener::serve((plan.far, 0).into(), Visitor::read_to_end));
         let taken: Vec<_> = near.within(|| {
             std::iter::from_fn(|| std::net::TcpStream::connect(service.address()).ok()).collect()
         });
@@ -284,8 +285,7 @@ fn a_service_that_accepts_and_hangs_up() {
         let closing = far.within(|| Listener::serve((plan.far, 0).into(), |_| ()));
         let finding = probe_from(near, closing.address(), &module, TIMEOUT);
         assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
-        let resetting =
-            far.within(|| Listener::serve((plan.far, 0).into(), harness::listener::Visitor::reset));
+        let resetting = far.within(|| Listener::serve((plan.far, 0).into(), Visitor::reset));
         let finding = probe_from(near, resetting.address(), &module, TIMEOUT);
         let reason = finding.outcome.cause().map(|(reason, _)| reason);
         assert_eq!(reason, Some(Reason::Reset), "{finding:?}");
