@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::Level;
 
-use crate::config::ModuleEntry;
+use crate::config::{Config, ModuleEntry};
 use crate::exposition::own::Own;
 use crate::exposition::{self, Format};
 use crate::http::address::{ExternalUrl, RoutePrefix};
@@ -125,13 +125,22 @@ async fn route(app: &Arc<App>, request: &Request<Incoming>) -> Response<Body> {
     match route {
         "probe" => probe(app, &query, request.headers()).await,
         "metrics" => metrics(app, request.headers()).await,
-        "config" => text(StatusCode::OK, app.live.config().text()),
+        "config" => configuration(app.live.config()).await,
         "logs" => logs::answer(app, &query),
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
         "-/ready" => ready(app),
         "-/reload" => reload(app, request.method(), request.headers()).await,
         route if route.starts_with("debug/") => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         _ => index(app, &query),
+    }
+}
+
+/// The configuration in force. Writing that of a large fleet takes longer than a probe may wait
+/// for its turn, so it has a thread of its own.
+async fn configuration(config: Arc<Config>) -> Response<Body> {
+    match tokio::task::spawn_blocking(move || config.text()).await {
+        Ok(shown) => text(StatusCode::OK, shown),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the configuration cannot be shown\n"),
     }
 }
 

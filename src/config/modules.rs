@@ -61,8 +61,8 @@ fn module(
     let prober = text(prober_node, &place.key("prober"), report)?;
     if OTHER_PROBERS.contains(&&*prober) {
         let message = format!(
-            "prober `{prober}` is none of this exporter's: the module is skipped, `/probe` \
-             answers 400 for it"
+            "this exporter has no prober `{prober}`: the module is skipped, `/probe` answers 400 \
+             for it"
         );
         report.warn(line, place, message);
         return Some(ModuleEntry::Other { prober: prober.into_owned() });

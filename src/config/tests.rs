@@ -365,7 +365,10 @@ fn files_of_blackbox_exporter_load_unchanged() {
     let (config, lines) = load(BLACKBOX);
     let config = config.unwrap();
     for name in ["http_2xx", "grpc_plain", "icmp_ttl5", "dns_udp"] {
-        assert!(lines.contains(&format!("modules.{name}: prober ")), "{lines}");
+        assert!(
+            lines.contains(&format!("modules.{name}: this exporter has no prober ")),
+            "{lines}"
+        );
         assert!(matches!(config.modules[name], ModuleEntry::Other { .. }));
     }
     assert_eq!(lines.lines().count(), 4, "{lines}");
@@ -927,4 +930,29 @@ fn durations_as_go_and_prometheus_write_them() {
         assert_eq!(duration::go(duration), go);
         assert_eq!(duration::prometheus(duration), prometheus);
     }
+}
+
+#[test]
+fn the_file_that_debian_ships_with_blackbox_exporter_loads() {
+    // Installed where the whole suite runs.
+    let path = Path::new("/etc/prometheus/blackbox.yml");
+    if !path.exists() {
+        return;
+    }
+    let loaded = Config::load(Some(path)).unwrap();
+    for it in &loaded.warnings {
+        assert!(it.message.starts_with("this exporter has no prober"), "{it}");
+    }
+    assert!(module(&loaded.config, "tcp_connect").query_response.is_empty());
+    assert!(!module(&loaded.config, "ssh_banner").query_response.is_empty());
+}
+
+#[test]
+fn no_free_label_can_collide_with_one_of_the_exporter() {
+    for name in crate::exposition::BUILT_IN_LABELS {
+        let (config, lines) =
+            load(&format!("monitors: [{{host: a, port: 1, labels: {{{name}: x}}}}]"));
+        assert!(config.is_none() && lines.contains("is set by the exporter itself"), "{lines}");
+    }
+    accept("monitors: [{host: a, port: 1, labels: {service: x}}]");
 }
