@@ -54,7 +54,7 @@ fn mongodb_is_asked_in_its_own_words() {
         visitor.read();
     });
     let metrics = exporter.probe(&old.target(), "mongodb");
-    assert_failure(&metrics, "mongodb", "dialogue", &["closed_early", "expect_mismatch"]);
+    assert_failure(&metrics, "mongodb", &["dialogue"], &["closed_early", "expect_mismatch"]);
 }
 
 /// PRELOGIN as MS-TDS 2.2.6.5 has it: a header, the list of options, their values.

@@ -47,7 +47,7 @@ fn mysql_never_counts_towards_blocking_the_host() {
 
     // No account at all may come from there: the server says so instead of a greeting.
     let metrics = exporter.probe(&target, "mysql");
-    assert_failure(&metrics, "mysql", "dialogue", &["expect_rejected"]);
+    assert_failure(&metrics, "mysql", &["dialogue"], &["expect_rejected"]);
 
     // Somebody may, but not the exporter: the server works, and never blocks for that.
     let _ = mariadb.query("create user app@'%' identified by 'secret'; flush hosts");
@@ -74,11 +74,11 @@ fn mysql_never_counts_towards_blocking_the_host() {
         other => Err(format!("{other:?}")),
     });
     let metrics = exporter.probe(&target, "mysql");
-    assert_failure(&metrics, "mysql", "dialogue", &["expect_rejected"]);
+    assert_failure(&metrics, "mysql", &["dialogue"], &["expect_rejected"]);
 
     drop(mariadb);
     let metrics = exporter.probe(&target, "mysql");
-    assert_failure(&metrics, "mysql", "connect", &["refused"]);
+    assert_failure(&metrics, "mysql", &["connect"], &["refused"]);
 }
 
 #[test]
@@ -290,10 +290,10 @@ fn tls_server_sees_a_handshake_and_a_goodbye() {
     assert_eq!(complaints(&log, &["[warn]", "[error]", "[crit]", "handshak"]), [""; 0]);
     // Plain http answers a TLS hello with words.
     let metrics = trusting.probe(&server.target_of(1), "tls_connect");
-    assert_failure(&metrics, "tls_connect", "tls", &["tls_not_tls"]);
+    assert_failure(&metrics, "tls_connect", &["tls"], &["tls_not_tls"]);
     // Another exporter does not know the authority.
     let metrics = exporter(None).probe(&server.target(), "tls_connect");
-    assert_failure(&metrics, "tls_connect", "tls", &["tls_untrusted"]);
+    assert_failure(&metrics, "tls_connect", &["tls"], &["tls_untrusted"]);
     assert_refused_when_down(&trusting, server, &[("tls_connect", 0), ("tcp_connect", 1)]);
 }
 
@@ -355,7 +355,7 @@ fn presets_are_not_mistaken_for_each_other() {
                     let peer = harness::Listener::banner(banner);
                     let metrics = probe_briefly(exporter, &peer.target(), module);
                     let reasons = ["expect_rejected", "expect_mismatch", "expect_timeout"];
-                    assert_failure(&metrics, module, "dialogue", &reasons);
+                    assert_failure(&metrics, module, &["dialogue"], &reasons);
                 });
             }
         }
