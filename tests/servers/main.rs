@@ -6,24 +6,11 @@ mod presets;
 mod upstream;
 
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use harness::servers::Server;
 use harness::{Exporter, Listener, Metrics};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
-
-/// At most so many tests run their servers at a time, since the machine may be small.
-static SEATS: LazyLock<[Mutex<()>; 3]> = LazyLock::new(Default::default);
-
-/// Waits for a seat. It is given back by dropping, also if the test fails.
-fn seat() -> MutexGuard<'static, ()> {
-    let free = SEATS.iter().find_map(|it| it.try_lock().ok());
-    free.unwrap_or_else(|| {
-        let index = std::process::id() as usize % SEATS.len();
-        SEATS[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    })
-}
 
 /// An exporter on its embedded configuration that trusts the authority in this file.
 #[track_caller]

@@ -8,7 +8,7 @@ use harness::{Exporter, Netns};
 
 use crate::{
     BINARY, assert_failure, assert_refused_when_down, assert_strangers_fail, assert_success,
-    exporter, probe_briefly, seat,
+    exporter, probe_briefly,
 };
 
 /// How often a server is visited before its log is read.
@@ -38,7 +38,6 @@ fn mysql_never_counts_towards_blocking_the_host() {
     if !servers::available(name, mariadb::PROGRAMS) || !Netns::available(name) {
         return;
     }
-    let _seat = seat();
     let (near, far) = (Netns::new("near"), Netns::new("far"));
     near.link(&far, &[("10.98.0.1/24", "10.98.0.2/24")]);
     let mariadb = mariadb::Mariadb::start(&far, "10.98.0.2", "10.98.0.1");
@@ -86,7 +85,6 @@ fn postgresql_leaves_no_line_beyond_the_connection() {
     if !postgres::available("postgresql_leaves_no_line_beyond_the_connection") {
         return;
     }
-    let _seat = seat();
     let server = postgres::start();
     let exporter = exporter(None);
     let mark = server.log().len();
@@ -104,7 +102,6 @@ fn redis_is_up_with_and_without_a_password() {
     if !servers::available("redis_is_up_with_and_without_a_password", redis::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let exporter = exporter(None);
     for password in [None, Some("secret")] {
         let server = redis::start(password);
@@ -123,7 +120,6 @@ fn ssh_parts_by_the_book() {
     if !servers::available("ssh_parts_by_the_book", openssh::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = openssh::start();
     let exporter = exporter(None);
     // The first connection is ours, to see it listen.
@@ -149,7 +145,6 @@ fn smtp_quits_properly() {
     if !servers::available("smtp_quits_properly", postfix::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = postfix::start(None);
     let exporter = exporter(Some(&server.ca_file()));
     let mark = server.wait_log(0, "disconnect from", 1).len();
@@ -169,7 +164,6 @@ fn imap_and_pop3_log_out() {
     if !servers::available("imap_and_pop3_log_out", dovecot::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = dovecot::start();
     let exporter = exporter(Some(&server.ca_file()));
     let mark = server.wait_log(0, "isconnected", 4).len();
@@ -197,7 +191,6 @@ fn ftp_quits_properly() {
     if !servers::available("ftp_quits_properly", vsftpd::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = vsftpd::start();
     let exporter = exporter(None);
     let mark = server.wait_log(0, "CONNECT", 1).len();
@@ -217,7 +210,6 @@ fn amqp_costs_one_warning_and_a_bare_connect_none() {
     if !servers::available(name, rabbitmq::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = rabbitmq::start();
     let exporter = exporter(None);
     let mark = server.log().len();
@@ -242,7 +234,6 @@ fn dns_query_is_answered() {
     if !servers::available("dns_query_is_answered", unbound::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = unbound::start();
     let exporter = exporter(None);
     let mark = server.log().len();
@@ -259,7 +250,6 @@ fn ldap_binds_and_unbinds() {
     if !servers::available("ldap_binds_and_unbinds", slapd::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = slapd::start();
     let exporter = exporter(None);
     let mark = server.wait_log(0, "closed", 1).len();
@@ -278,7 +268,6 @@ fn tls_server_sees_a_handshake_and_a_goodbye() {
     if !servers::available("tls_server_sees_a_handshake_and_a_goodbye", nginx::PROGRAMS) {
         return;
     }
-    let _seat = seat();
     let server = nginx::start();
     let trusting = exporter(Some(&server.ca_file()));
     let mark = server.wait_log(0, "client closed", 1).len();

@@ -8,7 +8,7 @@ use harness::process::Process;
 use harness::servers::{self, dovecot, free_port, nginx, ngircd, openssh, postfix};
 use harness::{ClosedPort, Exporter, Metrics, PATIENCE, http, wait_until};
 
-use crate::{BINARY, seat};
+use crate::BINARY;
 
 /// Its program, as Debian names it.
 const UPSTREAM: &str = "prometheus-blackbox-exporter";
@@ -29,7 +29,7 @@ impl Pair {
         let ca_file = ca_file.display().to_string();
         let flag = format!("--config.file={file}");
         let ours = Exporter::new(BINARY).flag(&flag).env("SSL_CERT_FILE", &ca_file).start();
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("temporary directory");
         let theirs = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut command = Command::new(UPSTREAM);
         command.arg(flag).arg(format!("--web.listen-address={theirs}"));
@@ -51,9 +51,13 @@ impl Pair {
     #[track_caller]
     fn assert_same_at(&self, module: &str, target: &str, their_target: &str, expected: bool) {
         let path = format!("/probe?module={module}&target={their_target}");
-        let theirs = http::request(self.theirs, "GET", &path, &[], b"").unwrap();
+        // A failure may take all the time there is.
+        let timeout = if expected { "60" } else { "2.5" };
+        let header = [("X-Prometheus-Scrape-Timeout-Seconds", timeout)];
+        let theirs = http::request(self.theirs, "GET", &path, &header, b"").expect("an answer");
         let theirs = Metrics::parse(&theirs.text());
-        let ours = self.ours.probe(target, module);
+        let path = format!("/probe?module={module}&target={target}");
+        let ours = Metrics::parse(&self.ours.get_with(&path, &header).text());
         let found = (ours.is_success(), theirs.is_success());
         assert_eq!(found, (expected, expected), "`{module}`, ours and theirs: {}", ours.text);
         for sample in &theirs.samples {
@@ -82,7 +86,6 @@ fn examples_of_upstream_find_the_same() {
     if !servers::available(name, &programs.concat()) || !Path::new(EXAMPLE).exists() {
         return;
     }
-    let _seat = seat();
     let (dovecot, nginx) = (dovecot::start(), nginx::start());
     let ngircds = [ngircd::start(), ngircd::start()];
     let postfix = postfix::start(Some(&dovecot.file("auth")));
@@ -101,7 +104,7 @@ fn examples_of_upstream_find_the_same() {
     pair.assert_same("tls_connect", &nginx.target_of(1), false);
     pair.assert_same("tcp_connect_example", &nginx.target_of(1), true);
     // Both would take the same nickname.
-    let [target, their_target] = ngircds.each_ref().map(|it| it.target());
+    let [target, their_target] = ngircds.each_ref().map(harness::servers::Server::target);
     pair.assert_same_at("irc_banner_example", &target, &their_target, true);
     for module in ["imap_starttls", "smtp_starttls", "tls_connect", "tcp_connect_example"] {
         pair.assert_same(module, &closed.target(), false);
@@ -117,7 +120,6 @@ fn default_file_of_upstream_finds_the_same() {
     if !servers::available(name, &programs.concat()) || !Path::new(DEFAULT).exists() {
         return;
     }
-    let _seat = seat();
     let (dovecot, openssh) = (dovecot::start(), openssh::start());
     let ngircds = [ngircd::start(), ngircd::start()];
     let pair = Pair::start(DEFAULT, &dovecot.ca_file());
@@ -125,7 +127,7 @@ fn default_file_of_upstream_finds_the_same() {
     pair.assert_same("tcp_connect", &openssh.target(), true);
     pair.assert_same("ssh_banner", &openssh.target(), true);
     // Both would take the same nickname.
-    let [target, their_target] = ngircds.each_ref().map(|it| it.target());
+    let [target, their_target] = ngircds.each_ref().map(harness::servers::Server::target);
     pair.assert_same_at("irc_banner", &target, &their_target, true);
     pair.assert_same("ssh_banner", &ClosedPort::new().target(), false);
     // Its pattern `^+OK` means `^OK` in RE2 and never matches a POP3 server: a flaw of the file
