@@ -102,8 +102,9 @@ pub struct Monitor {
     pub group: Option<Membership>,
     /// Name of the monitor whose being down explains this one.
     pub depends_on: Option<Arc<str>>,
-    /// Free labels of the info series. Invariant: valid names that no built-in label uses.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Free labels of the info series, shared by all monitors that have the same. Invariant: valid
+    /// names that no built-in label uses.
+    pub labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
 impl Monitor {
@@ -226,7 +227,7 @@ pub(crate) mod tests {
             addresses: Addresses::First,
             group: None,
             depends_on: None,
-            labels: BTreeMap::new(),
+            labels: Arc::default(),
         })
     }
 

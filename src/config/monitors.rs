@@ -70,7 +70,7 @@ pub(super) struct Policy {
     pub(super) slow: Option<Duration>,
     pub(super) slo: Option<f64>,
     pub(super) addresses: Option<Addresses>,
-    pub(super) labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub(super) labels: Labels,
 }
 
 /// What `defaults:` says.
@@ -87,16 +87,31 @@ impl Default for Defaults {
 
 /// Texts that many monitors share, kept once.
 #[derive(Default)]
-pub(super) struct Interner(HashSet<Arc<str>>);
+pub(super) struct Interner {
+    texts: HashSet<Arc<str>>,
+    labels: HashSet<Arc<Labels>>,
+}
+
+/// Free labels by name.
+type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
 impl Interner {
     pub(super) fn share(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+        if let Some(known) = self.texts.get(text) {
             return known.clone();
         }
         let text: Arc<str> = text.into();
-        self.0.insert(text.clone());
+        self.texts.insert(text.clone());
         text
+    }
+
+    fn share_labels(&mut self, labels: Labels) -> Arc<Labels> {
+        if let Some(known) = self.labels.get(&labels) {
+            return known.clone();
+        }
+        let labels = Arc::new(labels);
+        self.labels.insert(labels.clone());
+        labels
     }
 }
 
@@ -211,7 +226,7 @@ fn labels(
     place: &Place<'_>,
     report: &mut Report,
     interner: &mut Interner,
-) -> BTreeMap<Arc<str>, Arc<str>> {
+) -> Labels {
     let mut labels = BTreeMap::new();
     for entry in entries(node, place, report).unwrap_or_default() {
         let place = place.key(&entry.key);
@@ -228,7 +243,7 @@ pub(super) fn label(
     place: &Place<'_>,
     report: &mut Report,
     interner: &mut Interner,
-    labels: &mut BTreeMap<Arc<str>, Arc<str>>,
+    labels: &mut Labels,
 ) {
     if let Some(message) = label_fault(name) {
         report.error(line, place, message);
@@ -382,7 +397,7 @@ pub(super) fn complete(
     line: u32,
     place: &Place<'_>,
     report: &mut Report,
-    context: &Context<'_>,
+    context: &mut Context<'_>,
 ) -> Option<Monitor> {
     let defaults = context.defaults;
     let own_timeout = own.timeout;
@@ -439,7 +454,7 @@ pub(super) fn complete(
         addresses: own.addresses.or(defaults.addresses).unwrap_or_default(),
         group: parts.group,
         depends_on: parts.depends_on,
-        labels,
+        labels: context.interner.share_labels(labels),
     })
 }
 

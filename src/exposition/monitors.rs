@@ -273,7 +273,7 @@ impl Labels for InfoLabels<'_> {
         if let Some(parent) = &monitor.depends_on {
             label(text, "depends_on", parent);
         }
-        for (name, value) in &monitor.labels {
+        for (name, value) in monitor.labels.iter() {
             label(text, name, value);
         }
     }

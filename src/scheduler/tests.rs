@@ -266,7 +266,7 @@ async fn a_reload_keeps_what_did_not_change_and_drops_what_is_gone() {
 
             // Another team, and another port.
             let relabelled = |mut monitor: Monitor| {
-                monitor.labels.insert("team".into(), "dba".into());
+                Arc::make_mut(&mut monitor.labels).insert("team".into(), "dba".into());
                 Arc::new(monitor)
             };
             let moved = with("moved", |it| it.ports[0].number = 3306);
