@@ -1,6 +1,7 @@
 //! The surface: endpoints over HTTP. Translates requests, decides nothing about targets.
 
 use std::borrow::Cow;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,6 +27,7 @@ use crate::http::pages::listing::Wanted;
 use crate::http::request::{ProbeRequest, Query, invalid_target};
 use crate::http::web::Web;
 use crate::live::Live;
+use crate::monitor::Shard;
 use crate::outcome::{Finding, Outcome, Phase, Reason};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
@@ -34,6 +36,7 @@ use crate::telemetry::Telemetry;
 
 pub mod address;
 pub mod answer;
+pub mod api;
 pub mod connection;
 pub mod history;
 pub mod logs;
@@ -44,6 +47,7 @@ pub mod web;
 
 /// Most bytes that one probe may write down.
 const JOURNAL_BYTES: usize = 16 * 1024;
+const JSON: &str = "application/json; charset=utf-8";
 /// Most scrapes of `/metrics` at once; each occupies a thread while its client reads.
 pub const SCRAPES: usize = 64;
 /// How long a scrape waits for its turn.
@@ -65,6 +69,8 @@ pub struct App {
     pub telemetry: Arc<Telemetry>,
     /// Who may ask, and what is added to every answer.
     pub web: Arc<Web>,
+    /// Which monitors are ours.
+    pub shard: Shard,
     /// Recent results of `/probe`.
     pub history: History,
     /// Places for probes on demand.
@@ -121,12 +127,22 @@ async fn route(app: &Arc<App>, request: &Request<Incoming>) -> Response<Body> {
     let Some(route) = path.strip_prefix(app.route_prefix.as_str()) else {
         return outside(app, &path);
     };
-    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let (query, headers) =
+        (Query::parse(request.uri().query().unwrap_or_default()), request.headers());
     match route {
-        "probe" => probe(app, &query, request.headers()).await,
-        "metrics" => metrics(app, request.headers()).await,
+        "probe" => probe(app, &query, headers).await,
+        "metrics" => metrics(app, headers).await,
         "config" => configuration(app.live.config()).await,
         "logs" => logs::answer(app, &query),
+        "api/v1/targets" => {
+            let (rows, wanted) = (app.store.snapshot(), api::Wanted::parse(&query));
+            streamed(app, headers, JSON, move |out| api::targets(&rows, &wanted, out)).await
+        }
+        "sd" => {
+            let (config, shard) = (app.live.config(), app.shard);
+            streamed(app, headers, JSON, move |out| api::service_discovery(&config, shard, out))
+                .await
+        }
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
         "-/ready" => ready(app),
         "-/reload" => reload(app, request.method(), request.headers()).await,
@@ -279,24 +295,35 @@ fn format(headers: &HeaderMap) -> Format {
     Format::negotiate(headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default())
 }
 
-/// Piece by piece from a thread of its own: a large fleet's page never is in memory as a whole,
-/// and writing it holds up nobody.
 async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Response<Body> {
-    let Ok(Ok(turn)) = timeout(SCRAPE_TURN_WITHIN, Arc::clone(&app.scrapes).acquire_owned()).await
-    else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n");
-    };
     let format = format(headers);
     let own = Own {
         configuration: app.live.config().fingerprint.clone(),
         targets: app.store.snapshot().len(),
         start: app.start,
     };
-    let app = Arc::clone(app);
-    pieces(format.content_type(), headers, move |out| {
-        let _turn = turn;
-        exposition::metrics(&app.store, &app.telemetry, &own, format, out)
+    let this = Arc::clone(app);
+    streamed(app, headers, format.content_type(), move |out| {
+        exposition::metrics(&this.store, &this.telemetry, &own, format, out)
     })
+    .await
+}
+
+/// Piece by piece from a thread of its own: what is said of a large fleet never is in memory as a
+/// whole, and writing it holds up nobody.
+async fn streamed(
+    app: &App,
+    headers: &HeaderMap,
+    content_type: &'static str,
+    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
+) -> Response<Body> {
+    match timeout(SCRAPE_TURN_WITHIN, Arc::clone(&app.scrapes).acquire_owned()).await {
+        Ok(Ok(turn)) => pieces(content_type, headers, move |out| {
+            let _turn = turn;
+            write(out)
+        }),
+        _ => text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n"),
+    }
 }
 
 fn ready(app: &App) -> Response<Body> {

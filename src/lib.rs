@@ -113,6 +113,7 @@ pub async fn run(
         prober,
         store,
         telemetry,
+        shard: settings.shard,
         history: History::new(settings.history_limit),
         places: Semaphore::new(limits.on_demand),
         scrapes: Arc::new(Semaphore::new(http::SCRAPES)),

@@ -119,12 +119,6 @@ pub fn page(body: impl Into<Bytes>, policy: &str) -> Response<Body> {
     response
 }
 
-/// JSON.
-#[must_use]
-pub fn json(body: impl Into<Bytes>) -> Response<Body> {
-    typed(StatusCode::OK, "application/json; charset=utf-8", body)
-}
-
 /// A body of a type.
 #[must_use]
 pub fn typed(

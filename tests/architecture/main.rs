@@ -44,6 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "live",
             "log",
             "module",
+            "monitor",
             "outcome",
             "prober",
             "store",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use harness::Exporter;
 
+mod api;
 mod command_line;
 mod endpoints;
 mod probe;

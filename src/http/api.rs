@@ -1,0 +1,142 @@
+//! What the exporter knows, for other programs: every target with its verdict and its history,
+//! and the list of monitors as Prometheus discovers them.
+
+use std::io;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::http::request::Query;
+use crate::monitor::{Monitor, Shard, Target};
+use crate::outcome::Outcome;
+use crate::store::{LastProbe, Row, Snapshot};
+
+/// Which targets are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    monitor: Option<String>,
+    verdict: Option<String>,
+}
+
+impl Wanted {
+    /// Reads `monitor` and `verdict`.
+    #[must_use]
+    pub fn parse(query: &Query) -> Self {
+        let value = |key| Some(query.first(key).to_owned()).filter(|it| !it.is_empty());
+        Self { monitor: value("monitor"), verdict: value("verdict") }
+    }
+
+    fn includes(&self, row: &Row) -> bool {
+        let named = self.monitor.as_ref().is_none_or(|it| **it == *row.target.monitor.name);
+        named
+            && self.verdict.as_ref().is_none_or(|it| it == row.state().judgement.verdict().as_str())
+    }
+}
+
+/// Writes every target, one after the other: a large fleet never is in memory as text.
+///
+/// # Errors
+/// Those of `out`.
+pub fn targets(rows: &Snapshot, wanted: &Wanted, out: &mut dyn io::Write) -> io::Result<()> {
+    out.write_all(b"{\"status\":\"success\",\"data\":{\"targets\":[")?;
+    let mut separator: &[u8] = b"\n";
+    for row in rows.iter().filter(|it| wanted.includes(it)) {
+        out.write_all(separator)?;
+        serde_json::to_writer(&mut *out, &target(row))?;
+        separator = b",\n";
+    }
+    out.write_all(b"\n]}}\n")
+}
+
+fn target(row: &Row) -> Value {
+    let Target { monitor, address, .. } = &row.target;
+    let state = row.state().clone();
+    let history: Vec<&str> = state.strip.outcomes().map(|it| Outcome::NAMES[it]).collect();
+    let addresses: Vec<Value> = state
+        .addresses
+        .iter()
+        .map(|it| json!({"address": it.ip.to_string(), "outcome": it.outcome.as_str()}))
+        .collect();
+    let [successes, failures, inconclusive] = state.outcomes;
+    json!({
+        "monitor": monitor.name,
+        "target": address.to_string(),
+        "labels": labels(&row.target),
+        "verdict": state.judgement.verdict().as_str(),
+        "last_change_timestamp_seconds": state.last_change_at,
+        "consecutive_failures": state.judgement.consecutive_failures(),
+        "consecutive_successes": state.judgement.consecutive_successes(),
+        "last_probe": state.last.as_ref().map(last),
+        "probes": {"success": successes, "failure": failures, "inconclusive": inconclusive},
+        "history": history,
+        "addresses": addresses,
+        "rtt_seconds": state.rtt.map(|it| it.as_secs_f64()),
+        "syn_retransmits": state.syn_retransmits,
+        "tls_cert_not_after_timestamp_seconds": state.certificate_not_after,
+        "interval_seconds": monitor.interval.as_secs_f64(),
+        "timeout_seconds": monitor.timeout.as_secs_f64(),
+    })
+}
+
+fn last(last: &LastProbe) -> Value {
+    let cause = last.outcome.cause();
+    json!({
+        "outcome": last.outcome.as_str(),
+        "reason": cause.map(|(reason, _)| reason.as_str()),
+        "phase": cause.map(|(_, phase)| phase.as_str()),
+        "detail": last.detail,
+        "timestamp_seconds": last.at,
+        "duration_seconds": last.duration.as_secs_f64(),
+        "latency_seconds": last.latency.map(|it| it.as_secs_f64()),
+        "address": last.ip.map(|it| it.to_string()),
+    })
+}
+
+/// What the info series of a target says too.
+fn labels(target: &Target) -> Map<String, Value> {
+    let Target { monitor, address, service } = target;
+    let mut labels: Map<String, Value> =
+        monitor.labels.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            labels.insert(name.to_owned(), Value::String(value));
+        }
+    };
+    add("monitor", Some(monitor.name.to_string()));
+    add("module", Some(monitor.module.name.to_string()));
+    add("host", Some(address.host.to_string()));
+    add("port", Some(address.port.to_string()));
+    if let Some(service) = service
+        && !monitor.labels.contains_key("service")
+    {
+        add("service", Some(service.to_string()));
+    }
+    if let Some(group) = &monitor.group {
+        add("group", Some(group.name.to_string()));
+        add("role", group.role.as_ref().map(ToString::to_string));
+    }
+    add("depends_on", monitor.depends_on.as_ref().map(ToString::to_string));
+    labels
+}
+
+/// Writes every target of the configuration in the form of Prometheus' HTTP service discovery, so
+/// that it can scrape `/probe` for what is configured here.
+///
+/// # Errors
+/// Those of `out`.
+pub fn service_discovery(config: &Config, shard: Shard, out: &mut dyn io::Write) -> io::Result<()> {
+    let mut separator: &[u8] = b"[\n";
+    for target in config.monitors.iter().flat_map(Monitor::targets).filter(|it| shard.holds(it)) {
+        let mut labels = labels(&target);
+        let monitor = &target.monitor;
+        for (name, duration) in [("interval", monitor.interval), ("timeout", monitor.timeout)] {
+            let value = format!("{}ms", duration.as_millis());
+            labels.insert(format!("__meta_tcp_monitor_{name}"), Value::String(value));
+        }
+        out.write_all(separator)?;
+        let group = json!({"targets": [target.address.to_string()], "labels": labels});
+        serde_json::to_writer(&mut *out, &group)?;
+        separator = b",\n";
+    }
+    out.write_all(if separator == b"[\n" { b"[]\n" } else { b"\n]\n" })
+}

@@ -1,0 +1,97 @@
+//! What other programs read: every target as JSON, and the monitors as service discovery.
+
+use harness::{ClosedPort, Exporter, Listener, wait_until};
+use serde_json::{Value, json};
+
+use crate::{EXPORTER, LIMIT, exporter};
+
+fn read(exporter: &Exporter, path: &str) -> Value {
+    let answer = exporter.get(path);
+    assert_eq!(answer.status, 200, "{path}");
+    assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"));
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+#[test]
+fn without_monitors_both_are_empty() {
+    let exporter = exporter();
+    assert_eq!(read(&exporter, "/sd"), json!([]));
+    let expected = json!({"status": "success", "data": {"targets": []}});
+    assert_eq!(read(&exporter, "/api/v1/targets"), expected);
+}
+
+#[test]
+fn every_target_is_told_with_its_verdict_and_its_history() {
+    let (open, closed) = (Listener::silent(), ClosedPort::new());
+    let (up, down) = (open.port(), closed.address().port());
+    let config = format!(
+        "monitors:\n  - name: db\n    host: 127.0.0.1\n    ports: {{good: {up}, bad: {down}}}\n    \
+         interval: 200ms\n    timeout: 100ms\n    confirm: {{failures: 2, retry_interval: 100ms}}\n    \
+         labels: {{team: dba}}\n    group: {{name: orders, role: primary}}\n"
+    );
+    let exporter = Exporter::new(EXPORTER).config(&config).start();
+
+    let targets = wait_until(LIMIT, || {
+        let answer = read(&exporter, "/api/v1/targets?monitor=db");
+        let targets = answer["data"]["targets"].as_array().unwrap().clone();
+        let verdicts: Vec<_> = targets.iter().map(|it| it["verdict"].clone()).collect();
+        if verdicts == ["up", "down"] { Ok(targets) } else { Err(format!("{verdicts:?}")) }
+    });
+
+    let bad = &targets[1];
+    assert_eq!(bad["target"], format!("127.0.0.1:{down}"));
+    assert_eq!(bad["last_probe"]["outcome"], "failure");
+    assert_eq!(bad["last_probe"]["reason"], "refused");
+    assert_eq!(bad["last_probe"]["address"], "127.0.0.1");
+    assert_eq!(bad["labels"]["team"], "dba");
+    assert_eq!(bad["labels"]["group"], "orders");
+    assert_eq!(bad["labels"]["service"], "bad");
+    assert!(bad["consecutive_failures"].as_u64() >= Some(2), "{bad}");
+    assert!(bad["history"].as_array().unwrap().iter().all(|it| it == "failure"), "{bad}");
+    assert!(targets[0]["rtt_seconds"].as_f64() > Some(0.0), "{}", targets[0]);
+
+    let only = read(&exporter, "/api/v1/targets?verdict=down");
+    assert_eq!(only["data"]["targets"].as_array().unwrap().len(), 1);
+    let none = read(&exporter, "/api/v1/targets?monitor=other");
+    assert_eq!(none["data"]["targets"], json!([]));
+}
+
+#[test]
+fn prometheus_discovers_the_monitors() {
+    let config = "monitors:\n  - {name: db, host: db.example.com, ports: [22, 3306], \
+                  interval: 5m, timeout: 10s, labels: {team: dba}}\n";
+    let exporter = Exporter::new(EXPORTER).config(config).start();
+
+    let labels = |port: &str| {
+        json!({
+            "monitor": "db", "module": "tcp_connect", "host": "db.example.com", "port": port,
+            "team": "dba",
+            "__meta_tcp_monitor_interval": "300000ms", "__meta_tcp_monitor_timeout": "10000ms",
+        })
+    };
+    let expected = json!([
+        {"targets": ["db.example.com:22"], "labels": labels("22")},
+        {"targets": ["db.example.com:3306"], "labels": labels("3306")},
+    ]);
+    assert_eq!(read(&exporter, "/sd"), expected);
+}
+
+#[test]
+fn shards_share_the_monitors() {
+    let ports: Vec<String> = (1..=50).map(|it| it.to_string()).collect();
+    let config = format!(
+        "monitors:\n  - {{name: db, host: db.example.com, ports: [{}], interval: 1d}}\n",
+        ports.join(", ")
+    );
+    let mut all = Vec::new();
+    for shard in ["--shard=0", "--shard=1"] {
+        let builder = Exporter::new(EXPORTER).config(&config).flags(&[shard, "--total-shards=2"]);
+        let exporter = builder.start();
+        let mine = read(&exporter, "/sd").as_array().unwrap().clone();
+        assert!(mine.len() > 5, "{}", mine.len());
+        all.extend(mine.iter().map(|it| it["targets"][0].to_string()));
+    }
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 50);
+}
