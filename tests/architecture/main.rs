@@ -40,7 +40,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "address",
             "config",
             "exposition",
-            "guard",
             "live",
             "log",
             "module",
