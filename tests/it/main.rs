@@ -11,6 +11,7 @@ mod api;
 mod command_line;
 mod endpoints;
 mod probe;
+mod prometheus;
 mod reload;
 mod results;
 mod terminal;
