@@ -120,7 +120,7 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Loaded, Vec<Diagnostic>> {
         match path {
             None => Ok(Loaded { config: Self::embedded(), warnings: Vec::new() }),
-            Some(path) => load::load(path),
+            Some(path) => load::load(path, Self::embedded()),
         }
     }
 

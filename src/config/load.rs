@@ -93,11 +93,10 @@ fn embedded_modules(root: &Node<'_>, report: &mut Report) -> BTreeMap<Arc<str>, 
     node.map(|it| modules::modules(it, &place.key("modules"), report)).unwrap_or_default()
 }
 
-/// Reads a file and the monitor files it names.
-pub(super) fn load(path: &Path) -> Result<Loaded, Vec<Diagnostic>> {
+/// Reads a file and the monitor files it names, on top of the embedded configuration.
+pub(super) fn load(path: &Path, mut config: Config) -> Result<Loaded, Vec<Diagnostic>> {
     let mut report = Report::new(path);
     let mut fingerprint = Fingerprint::new();
-    let mut config = embedded();
     config.files = vec![path.to_owned()];
     if let Some(content) = content(path, &mut report, &mut fingerprint) {
         document(&content, &mut config, &mut report, |root, config, report| {
