@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::num::NonZeroU32;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub struct Port {
 }
 
 /// A configured entry: what to watch and by which policy.
+///
+/// Its policy is read as if it were its own: `monitor.interval`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Monitor {
     /// Unique name.
@@ -83,7 +86,15 @@ pub struct Monitor {
     /// Host of every target.
     pub host: Host,
     /// One target each. Invariant: not empty, numbers unique.
-    pub ports: Vec<Port>,
+    pub ports: Box<[Port]>,
+    /// How it is watched; shared with the monitors that are watched alike, since large fleets
+    /// have few policies.
+    pub policy: Arc<Policy>,
+}
+
+/// How a monitor is watched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
     /// How to probe.
     pub module: Arc<Module>,
     /// Time between two starts. Invariant: [`MIN_INTERVAL`] ≤ interval ≤ [`MAX_INTERVAL`].
@@ -105,6 +116,14 @@ pub struct Monitor {
     /// Free labels of the info series, shared by all monitors that have the same. Invariant: valid
     /// names that no built-in label uses.
     pub labels: Arc<BTreeMap<Arc<str>, Arc<str>>>,
+}
+
+impl Deref for Monitor {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.policy
+    }
 }
 
 impl Monitor {
@@ -211,24 +230,33 @@ pub(crate) mod tests {
             name: name.into(),
             host: Host::parse(host).unwrap(),
             ports: ports.iter().map(|&number| Port { name: None, number }).collect(),
-            module: Arc::new(Module::connect("tcp_connect")),
-            interval: Duration::from_secs(60),
-            timeout: Duration::from_secs(10),
-            confirm: Confirm {
-                thresholds: Thresholds {
-                    failures: NonZeroU32::new(3).unwrap(),
-                    successes: NonZeroU32::MIN,
+            policy: Arc::new(Policy {
+                module: Arc::new(Module::connect("tcp_connect")),
+                interval: Duration::from_secs(60),
+                timeout: Duration::from_secs(10),
+                confirm: Confirm {
+                    thresholds: Thresholds {
+                        failures: NonZeroU32::new(3).unwrap(),
+                        successes: NonZeroU32::MIN,
+                    },
+                    retry_interval: Duration::from_secs(5),
+                    regions: NonZeroU32::new(2).unwrap(),
                 },
-                retry_interval: Duration::from_secs(5),
-                regions: NonZeroU32::new(2).unwrap(),
-            },
-            slow: None,
-            slo: None,
-            addresses: Addresses::First,
-            group: None,
-            depends_on: None,
-            labels: Arc::default(),
+                slow: None,
+                slo: None,
+                addresses: Addresses::First,
+                group: None,
+                depends_on: None,
+                labels: Arc::default(),
+            }),
         })
+    }
+
+    /// The same with another policy.
+    pub(crate) fn change(monitor: Arc<Monitor>, change: impl FnOnce(&mut Policy)) -> Arc<Monitor> {
+        let mut monitor = Arc::unwrap_or_clone(monitor);
+        change(Arc::make_mut(&mut monitor.policy));
+        Arc::new(monitor)
     }
 
     fn targets(count: usize) -> Vec<Target> {

@@ -27,7 +27,7 @@ use tracing::{debug, info};
 use crate::address::Address;
 use crate::monitor::Target;
 use crate::outcome::{Finding, Outcome, Reason};
-use crate::store::{AddressResult, Row, Store};
+use crate::store::{AddressResult, Moment, Row, Store};
 use crate::telemetry::{ModuleCounters, Telemetry};
 
 pub mod probing;
@@ -130,9 +130,15 @@ struct Slot {
 enum Run {
     /// Its interval came round.
     Regular,
-    /// It is new, or its verdict is in doubt.
-    Extra,
+    /// It is new; the first regular run follows.
+    First,
+    /// Its verdict is in doubt.
+    Retry,
 }
+
+/// A moment in nanoseconds since the scheduler began: half the size of what the clock gives.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Tick(u64);
 
 #[derive(Debug)]
 struct Entry {
@@ -141,7 +147,7 @@ struct Entry {
     /// Tells the tenants of a place apart, so that what was meant for one that is gone is noticed.
     tenant: u32,
     /// Its next moment of the fixed cadence; only a regular run due at it is meant.
-    next_regular: Instant,
+    next_regular: Tick,
     /// The run that was started or waits for a free place.
     current: Option<Run>,
 }
@@ -180,7 +186,9 @@ struct Scheduler<P> {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     tenants: u32,
-    due: BinaryHeap<Reverse<(Instant, Slot, Run)>>,
+    /// The zero of every [`Tick`].
+    origin: Instant,
+    due: BinaryHeap<Reverse<(Tick, Slot, Run)>>,
     /// Runs whose time has come: of targets that answer, and of those that last timed out.
     ready: VecDeque<Waiting>,
     ready_suspects: VecDeque<Waiting>,
@@ -199,6 +207,7 @@ impl<P> Scheduler<P> {
             entries: Vec::new(),
             free: Vec::new(),
             tenants: 0,
+            origin: Instant::now(),
             due: BinaryHeap::new(),
             ready: VecDeque::new(),
             ready_suspects: VecDeque::new(),
@@ -251,12 +260,13 @@ impl<P> Scheduler<P> {
             return Arc::clone(row);
         }
         let rescheduled = row.target.monitor.interval != target.monitor.interval;
+        let next_regular = self.tick(clock.next_regular(&target));
         let row = Store::redefine(row, target);
         if let (Some(Some(entry)), Ok(index)) = (self.entries.get_mut(place), u32::try_from(place))
         {
             entry.row = Arc::clone(&row);
             if rescheduled {
-                entry.next_regular = clock.next_regular(&row.target);
+                entry.next_regular = next_regular;
                 let slot = Slot { index, tenant: entry.tenant };
                 self.due.push(Reverse((entry.next_regular, slot, Run::Regular)));
             }
@@ -266,8 +276,8 @@ impl<P> Scheduler<P> {
 
     fn add(&mut self, target: Target, clock: Clock) -> Arc<Row> {
         let counters = self.telemetry.module(&target.monitor.module.name);
-        let next_regular = clock.next_regular(&target);
-        let first = clock.now + remainder(target.hash(), FIRST_PROBE_WITHIN);
+        let next_regular = self.tick(clock.next_regular(&target));
+        let first = self.tick(clock.now + remainder(target.hash(), FIRST_PROBE_WITHIN));
         let row = Store::row(target);
         self.tenants = self.tenants.wrapping_add(1);
         let tenant = self.tenants;
@@ -280,10 +290,11 @@ impl<P> Scheduler<P> {
             u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
         };
         let slot = Slot { index, tenant };
-        self.due.push(Reverse((next_regular, slot, Run::Regular)));
-        if first < next_regular {
-            self.due.push(Reverse((first, slot, Run::Extra)));
-        }
+        self.due.push(Reverse(if first < next_regular {
+            (first, slot, Run::First)
+        } else {
+            (next_regular, slot, Run::Regular)
+        }));
         row
     }
 
@@ -292,12 +303,23 @@ impl<P> Scheduler<P> {
         (entry.tenant == slot.tenant).then_some(entry)
     }
 
+    fn tick(&self, at: Instant) -> Tick {
+        let elapsed = at.saturating_duration_since(self.origin).as_nanos();
+        // 2^64 nanoseconds are five centuries.
+        Tick(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+
+    fn instant(&self, Tick(nanos): Tick) -> Instant {
+        self.origin + Duration::from_nanos(nanos)
+    }
+
     fn next_due(&self) -> Option<Instant> {
-        self.due.peek().map(|Reverse((at, ..))| *at)
+        self.due.peek().map(|Reverse((at, ..))| self.instant(*at))
     }
 
     /// Moves what is due at `now` to the queues of what may start.
     fn collect_due(&mut self, now: Instant) {
+        let now = self.tick(now);
         while let Some(&Reverse((at, slot, run))) = self.due.peek() {
             if at > now {
                 break;
@@ -307,32 +329,36 @@ impl<P> Scheduler<P> {
         }
     }
 
-    fn collect(&mut self, at: Instant, slot: Slot, run: Run, now: Instant) {
+    fn collect(&mut self, at: Tick, slot: Slot, run: Run, now: Tick) {
+        let due = self.instant(at);
         let Some(entry) = self.entry(slot) else { return };
         let mut skipped = 0;
         let mut next = None;
-        if run == Run::Regular {
-            if at != entry.next_regular {
-                return;
+        match run {
+            // Left over from an interval that was changed.
+            Run::Regular if at != entry.next_regular => return,
+            Run::Regular => {
+                // A process that was stopped resumes its cadence: what it missed is counted, not
+                // made up for.
+                let interval = entry.row.target.monitor.interval.as_nanos();
+                let interval = u64::try_from(interval).unwrap_or(u64::MAX).max(1);
+                let missed = (now.0 - at.0) / interval;
+                entry.next_regular = Tick(at.0 + interval * (missed + 1));
+                skipped += missed;
+                next = Some(entry.next_regular);
             }
-            // A process that was stopped resumes its cadence: what it missed is counted, not
-            // made up for.
-            let interval = entry.row.target.monitor.interval;
-            let missed = (now - at).as_nanos() / interval.as_nanos().max(1);
-            let missed = u32::try_from(missed).unwrap_or(u32::MAX);
-            entry.next_regular = at + interval.saturating_mul(missed.saturating_add(1));
-            skipped += u64::from(missed);
-            next = Some(entry.next_regular);
+            Run::First => next = Some(entry.next_regular),
+            Run::Retry => {}
         }
         match entry.current {
             None => {
                 entry.current = Some(run);
                 let suspect = entry.is_suspect();
                 let queue = if suspect { &mut self.ready_suspects } else { &mut self.ready };
-                queue.push_back(Waiting { slot, due: at });
+                queue.push_back(Waiting { slot, due });
             }
-            // An extra run that is under way serves for the regular one.
-            Some(Run::Extra) => {}
+            // Any other run that is under way serves for the regular one.
+            Some(Run::First | Run::Retry) => {}
             Some(Run::Regular) => skipped += u64::from(run == Run::Regular),
         }
         if let Some(next) = next {
@@ -382,7 +408,7 @@ impl<P> Scheduler<P> {
         let Some(entry) = self.entry(started.slot) else { return };
         entry.current = None;
         let row = Arc::clone(&entry.row);
-        let transition = store.apply(&row, &finding, addresses, wall_clock().as_secs_f64());
+        let transition = store.apply(&row, &finding, addresses, Moment::since_epoch(wall_clock()));
 
         let (monitor, target) = (&row.target.monitor.name, &row.target.address);
         let (reason, detail) = (
@@ -398,8 +424,8 @@ impl<P> Scheduler<P> {
         }
 
         if row.state().judgement.is_in_doubt() {
-            let retry = Instant::now() + row.target.monitor.confirm.retry_interval;
-            self.due.push(Reverse((retry, started.slot, Run::Extra)));
+            let retry = self.tick(Instant::now() + row.target.monitor.confirm.retry_interval);
+            self.due.push(Reverse((retry, started.slot, Run::Retry)));
         }
     }
 }

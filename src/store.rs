@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,56 @@ impl Strip {
     }
 }
 
+/// A moment, to the millisecond.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Moment(NonZeroU64);
+
+impl Moment {
+    /// The moment that is so long after the Unix epoch; the epoch's first millisecond before it.
+    #[must_use]
+    pub fn since_epoch(elapsed: Duration) -> Self {
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        Self(NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// Time since the Unix epoch.
+    #[must_use]
+    pub const fn elapsed(self) -> Duration {
+        Duration::from_millis(self.0.get())
+    }
+
+    /// Unix seconds.
+    #[must_use]
+    pub fn seconds(self) -> f64 {
+        self.elapsed().as_secs_f64()
+    }
+}
+
+/// A length of time, to the microsecond, up to an hour and a bit.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Span(NonZeroU32);
+
+impl Span {
+    /// In seconds.
+    #[must_use]
+    pub fn seconds(self) -> f64 {
+        Duration::from(self).as_secs_f64()
+    }
+}
+
+impl From<Duration> for Span {
+    fn from(duration: Duration) -> Self {
+        let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(micros).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Self {
+        Self::from_micros(span.0.get().into())
+    }
+}
+
 /// Successful probes by duration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Durations {
@@ -67,14 +118,14 @@ pub struct AddressResult {
 pub struct LastProbe {
     /// What it found.
     pub outcome: Outcome,
-    /// Its end, Unix seconds.
-    pub at: f64,
+    /// Its end.
+    pub at: Moment,
     /// How long it took.
-    pub duration: Duration,
+    pub duration: Span,
     /// The address that was tried.
     pub ip: Option<IpAddr>,
     /// The latency to show, on a success.
-    pub latency: Option<Duration>,
+    pub latency: Option<Span>,
     /// The cause in one line, unless it was a success.
     pub detail: Option<Box<str>>,
 }
@@ -90,12 +141,12 @@ pub struct State {
     pub last: Option<LastProbe>,
     /// Whether the last conclusive probe was a success.
     pub last_success: Option<bool>,
-    /// End of the last conclusive probe, Unix seconds.
-    pub last_conclusive_at: Option<f64>,
-    /// Last change of verdict, Unix seconds.
-    pub last_change_at: Option<f64>,
+    /// End of the last conclusive probe.
+    pub last_conclusive_at: Option<Moment>,
+    /// Last change of verdict.
+    pub last_change_at: Option<Moment>,
     /// Round trip of the last handshake that the kernel measured.
-    pub rtt: Option<Duration>,
+    pub rtt: Option<Span>,
     /// SYNs sent again, over all probes.
     pub syn_retransmits: u64,
     /// Durations of the successful probes.
@@ -115,7 +166,7 @@ impl State {
         finding: &Finding,
         addresses: Box<[AddressResult]>,
         bounds: &[f64],
-        now: f64,
+        now: Moment,
     ) -> Option<Transition> {
         self.outcomes[finding.outcome.index()] += 1;
         self.strip.push(finding.outcome);
@@ -138,7 +189,7 @@ impl State {
             }
         }
         if let Some(KernelView { rtt, syn_retransmits }) = finding.kernel {
-            self.rtt = rtt.or(self.rtt);
+            self.rtt = rtt.map(Span::from).or(self.rtt);
             self.syn_retransmits += u64::from(syn_retransmits);
         }
         if let Some(expiry) = finding.tls.as_ref().and_then(|it| it.earliest_expiry) {
@@ -150,9 +201,9 @@ impl State {
         self.last = Some(LastProbe {
             outcome: finding.outcome,
             at: now,
-            duration: finding.duration,
+            duration: finding.duration.into(),
             ip: finding.peer.map(|it| it.ip()),
-            latency: finding.latency(),
+            latency: finding.latency().map(Span::from),
             detail: finding.detail.clone(),
         });
         let transition = self.judgement.apply(finding.outcome, target.monitor.confirm.thresholds);
@@ -234,14 +285,37 @@ impl Store {
         Arc::new(Row::new(target, row.state().clone()))
     }
 
-    /// Takes one finding into account. `now` is its end in Unix seconds.
+    /// Takes one finding into account. `now` is its end.
     pub(crate) fn apply(
         &self,
         row: &Row,
         finding: &Finding,
         addresses: Box<[AddressResult]>,
-        now: f64,
+        now: Moment,
     ) -> Option<Transition> {
         row.state().apply(&row.target, finding, addresses, &self.bounds.load(), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_a_target_is_small() {
+        assert!(size_of::<State>() <= 208, "{}", size_of::<State>());
+        assert!(size_of::<Row>() <= 328, "{}", size_of::<Row>());
+        assert!(size_of::<crate::monitor::Monitor>() <= 96);
+    }
+
+    #[test]
+    fn moments_and_spans_keep_what_is_shown() {
+        let moment = Duration::from_millis(1_763_874_000_125);
+        assert_eq!(Moment::since_epoch(moment).elapsed(), moment);
+        assert_eq!(
+            Duration::from(Span::from(Duration::from_micros(30))),
+            Duration::from_micros(30)
+        );
+        assert_eq!(Span::from(Duration::from_nanos(1)), Span::from(Duration::from_micros(1)));
     }
 }

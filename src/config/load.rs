@@ -172,7 +172,12 @@ pub(super) fn configuration(
     }
     config.buckets = defaults.buckets;
     let mut placed: Vec<Placed> = Vec::new();
-    let mut context = Context { modules: &config.modules, defaults: &defaults.policy, interner };
+    let mut context = Context {
+        modules: &config.modules,
+        defaults: &defaults.policy,
+        interner,
+        policies: Vec::new(),
+    };
     if let Some(node) = fields.take("monitors") {
         listed(node, &place.key("monitors"), Origin::Listed, report, &mut context, &mut placed);
     }

@@ -16,7 +16,7 @@ use crate::config::yaml::{Kind, Node, excerpt};
 use crate::config::{Canary, ModuleEntry, duration};
 use crate::module::Module;
 use crate::monitor::{
-    Addresses, Confirm, MAX_INTERVAL, MAX_RANGE, MIN_INTERVAL, Membership, Monitor, Port,
+    Addresses, Confirm, MAX_INTERVAL, MAX_RANGE, MIN_INTERVAL, Membership, Monitor, Policy, Port,
 };
 use crate::verdict::Thresholds;
 
@@ -59,7 +59,7 @@ const BUILT_IN_LABELS: [&str; 14] = [
 
 /// What a monitor, or `defaults:`, says itself.
 #[derive(Clone, Default)]
-pub(super) struct Policy {
+pub(super) struct PolicyKeys {
     pub(super) module: Option<Arc<str>>,
     pub(super) interval: Option<Duration>,
     pub(super) timeout: Option<Duration>,
@@ -75,13 +75,13 @@ pub(super) struct Policy {
 
 /// What `defaults:` says.
 pub(super) struct Defaults {
-    pub(super) policy: Policy,
+    pub(super) policy: PolicyKeys,
     pub(super) buckets: Arc<[f64]>,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { policy: Policy::default(), buckets: BUCKETS.into() }
+        Self { policy: PolicyKeys::default(), buckets: BUCKETS.into() }
     }
 }
 
@@ -118,8 +118,28 @@ impl Interner {
 /// What monitors are made from, beside their own text.
 pub(super) struct Context<'c> {
     pub(super) modules: &'c BTreeMap<Arc<str>, ModuleEntry>,
-    pub(super) defaults: &'c Policy,
+    pub(super) defaults: &'c PolicyKeys,
     pub(super) interner: Interner,
+    /// Policies of the last monitors, newest last.
+    pub(super) policies: Vec<Arc<Policy>>,
+}
+
+impl Context<'_> {
+    /// How many policies are remembered: fleets are written in runs of monitors that are alike.
+    const POLICIES: usize = 16;
+
+    /// The policy of an earlier monitor if it is the same, so that it is held once.
+    fn share_policy(&mut self, policy: Policy) -> Arc<Policy> {
+        if let Some(known) = self.policies.iter().rev().find(|it| ***it == policy) {
+            return Arc::clone(known);
+        }
+        let policy = Arc::new(policy);
+        if self.policies.len() == Self::POLICIES {
+            self.policies.remove(0);
+        }
+        self.policies.push(Arc::clone(&policy));
+        policy
+    }
 }
 
 /// The keys of a monitor that `defaults:` has too.
@@ -128,8 +148,8 @@ fn policy(
     place: &Place<'_>,
     report: &mut Report,
     interner: &mut Interner,
-) -> Policy {
-    let mut policy = Policy::default();
+) -> PolicyKeys {
+    let mut policy = PolicyKeys::default();
     if let Some(node) = fields.take("module") {
         policy.module = text(node, &place.key("module"), report).map(|it| interner.share(&it));
     }
@@ -393,7 +413,7 @@ pub(super) struct Parts {
 /// Fills in what the monitor does not say itself: its module, then `defaults:`, then constants.
 pub(super) fn complete(
     parts: Parts,
-    own: Policy,
+    own: PolicyKeys,
     line: u32,
     place: &Place<'_>,
     report: &mut Report,
@@ -437,10 +457,7 @@ pub(super) fn complete(
     for (name, value) in &defaults.labels {
         labels.entry(name.clone()).or_insert_with(|| value.clone());
     }
-    Some(Monitor {
-        name: parts.name,
-        host: parts.host,
-        ports: parts.ports,
+    let policy = Policy {
         module,
         interval,
         timeout,
@@ -455,6 +472,12 @@ pub(super) fn complete(
         group: parts.group,
         depends_on: parts.depends_on,
         labels: context.interner.share_labels(labels),
+    };
+    Some(Monitor {
+        name: parts.name,
+        host: parts.host,
+        ports: parts.ports.into(),
+        policy: context.share_policy(policy),
     })
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use crate::exposition::page::{Kind, Labels, Page, label};
 use crate::monitor::Monitor;
@@ -104,14 +105,14 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
     let help = "End of the last conclusive probe.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
         if let Some(at) = state.last_conclusive_at {
-            page.sample(name, &labels, at);
+            page.sample(name, &labels, at.elapsed());
         }
     })?;
     let name = "tcp_monitor_last_change_timestamp_seconds";
     let help = "Last change of the verdict.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
         if let Some(at) = state.last_change_at {
-            page.sample(name, &labels, at);
+            page.sample(name, &labels, at.elapsed());
         }
     })?;
     if rows.iter().all(|row| row.state().addresses.is_empty()) {
@@ -138,7 +139,7 @@ fn kernel_and_certificates(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<(
     let help = "Round trip of the last handshake that the kernel measured.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
         if let Some(rtt) = state.rtt {
-            page.sample(name, &labels, rtt);
+            page.sample(name, &labels, Duration::from(rtt));
         }
     })?;
     let name = "tcp_monitor_syn_retransmits_total";

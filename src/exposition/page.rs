@@ -235,8 +235,8 @@ mod tests {
         check(1_763_874_000.125, "1763874000.125");
         check(f64::INFINITY, "+Inf");
         check(f64::NAN, "NaN");
-        check(Duration::from_nanos(1_500_000_000), "1.5");
-        check(Duration::from_nanos(30_000), "0.00003");
+        check(Duration::from_millis(1_500), "1.5");
+        check(Duration::from_micros(30), "0.00003");
         check(Duration::from_nanos(1), "0.000000001");
         check(Duration::from_secs(60), "60");
         check(Duration::ZERO, "0");

@@ -126,7 +126,14 @@ fn the_series_of_a_target_are_the_same_whatever_happens() {
     let target = monitor("db", "db.example.com", &[5432]).targets().next().unwrap();
     let row = Store::row(target);
     store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
-    let apply = |finding: &Finding| store.apply(&row, finding, Box::default(), 1e9);
+    let apply = |finding: &Finding| {
+        store.apply(
+            &row,
+            finding,
+            Box::default(),
+            crate::store::Moment::since_epoch(Duration::from_secs(1_000_000_000)),
+        )
+    };
 
     let before = series(&store);
     assert!(before.iter().any(|it| it.contains("probes_total{monitor=\"db\"")), "{before:?}");
@@ -160,7 +167,12 @@ fn histograms_add_up() {
     for millis in [50, 100, 500, 5_000] {
         let mut success = finding(Outcome::Success);
         success.duration = Duration::from_millis(millis);
-        store.apply(&row, &success, Box::default(), 1e9);
+        store.apply(
+            &row,
+            &success,
+            Box::default(),
+            crate::store::Moment::since_epoch(Duration::from_secs(1_000_000_000)),
+        );
     }
     let mut page = Vec::new();
     metrics(&store, &Telemetry::default(), &Own::starting(), Format::Classic, &mut page).unwrap();

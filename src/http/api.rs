@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::http::request::Query;
 use crate::monitor::{Monitor, Shard, Target};
 use crate::outcome::Outcome;
-use crate::store::{LastProbe, Row, Snapshot};
+use crate::store::{LastProbe, Moment, Row, Snapshot, Span};
 
 /// Which targets are asked for.
 #[derive(Clone, Debug, Default)]
@@ -63,14 +63,14 @@ fn target(row: &Row) -> Value {
         "target": address.to_string(),
         "labels": labels(&row.target),
         "verdict": state.judgement.verdict().as_str(),
-        "last_change_timestamp_seconds": state.last_change_at,
+        "last_change_timestamp_seconds": state.last_change_at.map(Moment::seconds),
         "consecutive_failures": state.judgement.consecutive_failures(),
         "consecutive_successes": state.judgement.consecutive_successes(),
         "last_probe": state.last.as_ref().map(last),
         "probes": {"success": successes, "failure": failures, "inconclusive": inconclusive},
         "history": history,
         "addresses": addresses,
-        "rtt_seconds": state.rtt.map(|it| it.as_secs_f64()),
+        "rtt_seconds": state.rtt.map(Span::seconds),
         "syn_retransmits": state.syn_retransmits,
         "tls_cert_not_after_timestamp_seconds": state.certificate_not_after,
         "interval_seconds": monitor.interval.as_secs_f64(),
@@ -85,9 +85,9 @@ fn last(last: &LastProbe) -> Value {
         "reason": cause.map(|(reason, _)| reason.as_str()),
         "phase": cause.map(|(_, phase)| phase.as_str()),
         "detail": last.detail,
-        "timestamp_seconds": last.at,
-        "duration_seconds": last.duration.as_secs_f64(),
-        "latency_seconds": last.latency.map(|it| it.as_secs_f64()),
+        "timestamp_seconds": last.at.seconds(),
+        "duration_seconds": last.duration.seconds(),
+        "latency_seconds": last.latency.map(Span::seconds),
         "address": last.ip.map(|it| it.to_string()),
     })
 }

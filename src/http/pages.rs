@@ -17,7 +17,7 @@ use ring::digest::{SHA256, digest};
 use crate::http::history::Entry;
 use crate::http::pages::listing::{Listing, Standing, Together, Unit, Wanted};
 use crate::outcome::Outcome;
-use crate::store::{Row, State, Strip};
+use crate::store::{Moment, Row, State, Strip};
 
 pub mod listing;
 
@@ -277,7 +277,7 @@ fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, now: Timestamp) -
         " <a class=\"now more\" href=\"{link}\">Probe now</a><td class=\"number optional\">"
     )?;
     if let Some(latency) = state.last.as_ref().and_then(|it| it.latency) {
-        write!(f, "{}", Latency(latency))?;
+        write!(f, "{}", Latency(latency.into()))?;
     }
     write!(f, "<td>{}<td class=\"number optional\">", Bars(state.strip))?;
     match &state.last {
@@ -439,10 +439,9 @@ impl Age {
         Self(now.as_second() - then.as_second())
     }
 
-    /// Since a moment in Unix seconds.
-    fn since(then: f64, now: Timestamp) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
-        Self(now.as_second().saturating_sub(then as i64))
+    fn since(then: Moment, now: Timestamp) -> Self {
+        let then = i64::try_from(then.elapsed().as_secs()).unwrap_or(i64::MAX);
+        Self(now.as_second().saturating_sub(then))
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::monitor::Monitor;
-use crate::monitor::tests::monitor;
+use crate::monitor::tests::{change, monitor};
+use crate::monitor::{Monitor, Policy};
 use crate::outcome::Phase;
 use crate::verdict::Verdict;
 
@@ -82,10 +82,8 @@ impl Simulation {
     }
 }
 
-fn with(name: &str, change: impl FnOnce(&mut Monitor)) -> Arc<Monitor> {
-    let mut monitor = Arc::unwrap_or_clone(monitor(name, "192.0.2.1", &[5432]));
-    change(&mut monitor);
-    Arc::new(monitor)
+fn with(name: &str, policy: impl FnOnce(&mut Policy)) -> Arc<Monitor> {
+    change(monitor(name, "192.0.2.1", &[5432]), policy)
 }
 
 const fn seconds(seconds: u64) -> Duration {
@@ -265,12 +263,11 @@ async fn a_reload_keeps_what_did_not_change_and_drops_what_is_gone() {
             assert!(before >= 9, "{before}");
 
             // Another team, and another port.
-            let relabelled = |mut monitor: Monitor| {
-                Arc::make_mut(&mut monitor.labels).insert("team".into(), "dba".into());
-                Arc::new(monitor)
+            let relabelled = |it: &mut Policy| {
+                Arc::make_mut(&mut it.labels).insert("team".into(), "dba".into());
             };
-            let moved = with("moved", |it| it.ports[0].number = 3306);
-            let monitors = [moved, relabelled(Arc::unwrap_or_clone(streak()))];
+            let moved = monitor("moved", "192.0.2.1", &[3306]);
+            let monitors = [moved, change(streak(), relabelled)];
             simulation.watch(&monitors).await;
 
             let rows = simulation.store.snapshot();

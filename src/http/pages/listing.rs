@@ -204,21 +204,22 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::monitor::{Membership, tests::monitor};
+    use crate::monitor::Membership;
+    use crate::monitor::tests::{change, monitor};
     use crate::outcome::{Finding, Phase, Reason};
-    use crate::store::Store;
+    use crate::store::{Moment, Store};
 
     const REFUSED: Outcome = Outcome::because(Reason::Refused, Phase::Connect);
 
     /// A row whose probes found these outcomes: `o` success, `x` failure, `?` inconclusive.
     pub(crate) fn row(name: &str, group: Option<&str>, outcomes: &str) -> Arc<Row> {
-        let mut monitor = Arc::unwrap_or_clone(monitor(name, "db.example.com", &[5432]));
-        monitor.group = group.map(|name| Membership {
+        let membership = group.map(|name| Membership {
             name: name.into(),
             role: Some("node".into()),
             min_up: NonZeroU32::MIN,
         });
-        let target = Arc::new(monitor).targets().next().unwrap();
+        let plain = monitor(name, "db.example.com", &[5432]);
+        let target = change(plain, |it| it.group = membership).targets().next().unwrap();
         let row = Store::row(target);
         let store = Store::default();
         for (second, outcome) in outcomes.chars().enumerate() {
@@ -230,8 +231,8 @@ pub(super) mod tests {
             let mut finding = Finding::new(outcome, Duration::from_secs(10));
             finding.phases.connect = outcome.is_success().then_some(Duration::from_micros(1500));
             finding.detail = (!outcome.is_success()).then(|| "<b>it's & said</b>".into());
-            #[expect(clippy::cast_precision_loss, reason = "a few seconds")]
-            store.apply(&row, &finding, Box::default(), 1000.0 + second as f64);
+            let end = Moment::since_epoch(Duration::from_secs(1000 + second as u64));
+            store.apply(&row, &finding, Box::default(), end);
         }
         row
     }
