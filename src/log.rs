@@ -1,10 +1,16 @@
 //! The log: one line per event on standard error, in logfmt or JSON.
 //!
-//! A log that cannot be written (full disk, closed pipe) is lost and changes nothing else.
+//! A log that cannot be written (full disk, closed pipe, reader that hangs) is lost and changes
+//! nothing else: lines are written on a thread of their own, and dropped where it does not keep up.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
 use tracing::field::{Field, Visit};
@@ -62,14 +68,78 @@ pub struct Settings {
     pub probe: Level,
 }
 
+/// Lines that wait to be written.
+const WAITING: usize = 1024;
+/// How long the end of the process waits for the last lines.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
+
+enum Message {
+    Line(String),
+    /// To be answered once everything before it is written.
+    End(SyncSender<()>),
+}
+
+/// The running log.
+#[derive(Debug)]
+pub struct Running(SyncSender<Message>);
+
 /// Starts logging for the whole process. Only the first call has an effect.
-pub fn start(settings: Settings) {
-    let subscriber = tracing_subscriber::registry().with(Log { settings });
-    let _ = tracing::subscriber::set_global_default(subscriber);
+///
+/// # Errors
+/// The system grants no thread.
+pub fn start(settings: Settings) -> io::Result<Running> {
+    let (sender, receiver) = mpsc::sync_channel(WAITING);
+    let lost = Arc::new(AtomicU64::new(0));
+    let writer = Writer { receiver, lost: Arc::clone(&lost), settings };
+    thread::Builder::new().name("log".to_owned()).spawn(move || writer.run())?;
+    let log = Log { settings, lines: sender.clone(), lost };
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(log));
+    Ok(Running(sender))
+}
+
+impl Running {
+    /// Waits for the last lines, for a moment.
+    pub fn finish(self) {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        if self.0.try_send(Message::End(sender)).is_ok() {
+            let _ = receiver.recv_timeout(LAST_LINES_WITHIN);
+        }
+    }
+}
+
+/// Writes lines, at the pace of whoever reads them.
+struct Writer {
+    receiver: Receiver<Message>,
+    lost: Arc<AtomicU64>,
+    settings: Settings,
+}
+
+impl Writer {
+    fn run(self) {
+        for message in self.receiver {
+            match message {
+                Message::Line(line) => {
+                    let _ = io::stderr().lock().write_all(line.as_bytes());
+                }
+                Message::End(done) => {
+                    let _ = done.try_send(());
+                }
+            }
+            let lost = self.lost.swap(0, Relaxed);
+            if lost > 0 {
+                let mut line = Line::begin(self.settings.format, Level::WARN);
+                line.add("message", "lines of this log were lost");
+                line.add_bare("lines", lost);
+                let _ = io::stderr().lock().write_all(line.finish().as_bytes());
+            }
+        }
+    }
 }
 
 struct Log {
     settings: Settings,
+    lines: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
 }
 
 impl<S: Subscriber> Layer<S> for Log {
@@ -83,11 +153,11 @@ impl<S: Subscriber> Layer<S> for Log {
     }
 
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let mut line = Line::new(self.settings.format);
-        line.add("time", &time(Timestamp::now()));
-        line.add("level", event.metadata().level().as_str());
+        let mut line = Line::begin(self.settings.format, *event.metadata().level());
         event.record(&mut line);
-        let _ = std::io::stderr().lock().write_all(line.finish().as_bytes());
+        if self.lines.try_send(Message::Line(line.finish())).is_err() {
+            self.lost.fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -111,6 +181,13 @@ impl Line {
             Format::Json => "{".to_owned(),
         };
         Self { format, text }
+    }
+
+    fn begin(format: Format, level: Level) -> Self {
+        let mut line = Self::new(format);
+        line.add("time", &time(Timestamp::now()));
+        line.add("level", level.as_str());
+        line
     }
 
     fn add(&mut self, key: &str, value: &str) {

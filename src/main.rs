@@ -17,10 +17,17 @@ use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
-        Ok(Wish::Serve(settings)) => match serve(*settings) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(message) => {
-                error!("{message}");
+        Ok(Wish::Serve(settings)) => match log::start(settings.log) {
+            Ok(log) => {
+                let ended = serve(*settings);
+                if let Err(message) = &ended {
+                    error!("{message}");
+                }
+                log.finish();
+                if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(err) => {
+                say(&format!("tcp_probe_exporter: error: cannot start the log: {err}"));
                 ExitCode::FAILURE
             }
         },
@@ -35,7 +42,6 @@ fn main() -> ExitCode {
 }
 
 fn serve(settings: Settings) -> Result<(), String> {
-    log::start(settings.log);
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     if let Some(warning) = &settings.log_warning {
         warn!("{warning}");
@@ -125,8 +131,9 @@ fn check(file: Option<&Path>) -> ExitCode {
             for warning in warnings {
                 say(&format!("warning: {warning}"));
             }
+            let targets: usize = config.monitors.iter().map(|it| it.ports.len()).sum();
             print(&format!(
-                "the configuration is good: {} modules, {} monitors\n",
+                "the configuration is good: {} modules, {} monitors with {targets} targets\n",
                 config.modules.len(),
                 config.monitors.len(),
             ))

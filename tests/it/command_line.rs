@@ -189,3 +189,31 @@ fn without_sockets_from_systemd_the_start_ends() {
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("cannot take sockets from systemd"), "{log}");
 }
+
+#[test]
+fn a_reader_of_the_log_that_hangs_holds_up_nothing() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = std::process::Command::new(EXPORTER)
+        .args(["--web.listen-address=127.0.0.1:0", "--log.prober=debug"])
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::new(reader);
+    let address = loop {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut log, &mut line).unwrap();
+        if let Some((_, address)) = line.split_once("msg=listening address=") {
+            break address.split(' ').next().unwrap().trim().parse().unwrap();
+        }
+    };
+
+    // Many times what the pipe and the queue behind it hold, read by nobody.
+    let path = format!("/probe?target={}", "x".repeat(4000));
+    for _ in 0..200 {
+        let answer = harness::http::request(address, "GET", &path, &[], b"").unwrap();
+        assert_eq!(answer.status, 200);
+    }
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
