@@ -29,6 +29,7 @@ mod dialogue;
 pub mod journal;
 mod kernel;
 mod resolve;
+mod sockets;
 mod stamp;
 mod tls;
 

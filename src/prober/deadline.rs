@@ -1,9 +1,15 @@
 //! One deadline over a whole probe, and how late a wake-up makes it worthless.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// Least lateness that counts as a stall: a busy machine delays timers by some milliseconds.
 const MIN_SLACK: Duration = Duration::from_millis(250);
+
+/// A timer so late that the process may have been stopped.
+const LATE: Duration = Duration::from_millis(50);
+/// How long the runtime may take after a stop to look at its sockets.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// The end of a probe.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +50,16 @@ impl Deadline {
     /// # Errors
     /// The end came first.
     pub(super) async fn cap<F: Future>(&self, future: F) -> Result<F::Output, Elapsed> {
-        tokio::time::timeout_at(self.end.into(), future).await.map_err(|_| Elapsed)
+        let mut future = pin!(future);
+        if let Ok(output) = tokio::time::timeout_at(self.end.into(), &mut future).await {
+            return Ok(output);
+        }
+        if Instant::now().saturating_duration_since(self.end) < LATE {
+            return Err(Elapsed);
+        }
+        // Resumed after a stop, the runtime fires its timers before it has looked at its sockets
+        // (epoll_wait(2) ends with EINTR then): they get their turn.
+        tokio::time::timeout(GRACE, future).await.map_err(|_| Elapsed)
     }
 }
 

@@ -6,17 +6,16 @@
 //! Every lookup is a future of its own, so one silent name server delays only who asked it.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
@@ -28,6 +27,7 @@ use crate::module::{Family, Module, Resolver};
 use crate::outcome::Reason;
 use crate::prober::Trouble;
 use crate::prober::deadline::{Deadline, Elapsed};
+use crate::prober::sockets::Sockets;
 use crate::prober::stamp::Stamp;
 
 const HOSTS: &str = "/etc/hosts";
@@ -49,9 +49,11 @@ pub(super) struct Resolvers {
     /// Guards the files and the resolver made from them; held only to look at them.
     system: Mutex<Option<Watched>>,
     /// Guards the resolvers of modules with name servers of their own.
-    servers: Mutex<HashMap<Vec<SocketAddr>, TokioResolver>>,
+    servers: Mutex<HashMap<Vec<SocketAddr>, Dns>>,
     threads: Arc<Semaphore>,
 }
+
+type DnsResolver = hickory_resolver::Resolver<Sockets>;
 
 /// What the two files said, and when they were looked at.
 #[derive(Debug)]
@@ -72,7 +74,8 @@ struct System {
 /// A resolver and how it completes names.
 #[derive(Clone, Debug)]
 struct Dns {
-    resolver: TokioResolver,
+    resolver: DnsResolver,
+    sockets: Sockets,
     search: Vec<Name>,
     ndots: usize,
 }
@@ -166,8 +169,7 @@ impl Resolvers {
                 dns.lookup(name, module, deadline, all).await?
             }
             Resolver::Servers(servers) => {
-                let resolver = self.with_servers(servers)?;
-                let dns = Dns { resolver, search: Vec::new(), ndots: 0 };
+                let dns = self.with_servers(servers)?;
                 dns.lookup(name, module, deadline, all).await?
             }
             Resolver::System => usable(&self.getaddrinfo(name, deadline).await?, module),
@@ -204,10 +206,10 @@ impl Resolvers {
         system
     }
 
-    fn with_servers(&self, servers: &[SocketAddr]) -> Result<TokioResolver, Trouble> {
+    fn with_servers(&self, servers: &[SocketAddr]) -> Result<Dns, Trouble> {
         let mut known = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(resolver) = known.get(servers) {
-            return Ok(resolver.clone());
+        if let Some(dns) = known.get(servers) {
+            return Ok(dns.clone());
         }
         let name_servers = servers
             .iter()
@@ -220,10 +222,10 @@ impl Resolvers {
             })
             .collect();
         let config = ResolverConfig::from_name_servers(name_servers);
-        let resolver = build(config, ResolverOpts::default())
+        let dns = Dns::build(config, ResolverOpts::default())
             .map_err(|err| Trouble::new(Reason::LocalConfig, err))?;
-        known.insert(servers.to_vec(), resolver.clone());
-        Ok(resolver)
+        known.insert(servers.to_vec(), dns.clone());
+        Ok(dns)
     }
 
     /// The system's resolver on a thread of its own. It cannot be interrupted, so the thread
@@ -261,6 +263,23 @@ impl Resolvers {
 }
 
 impl Dns {
+    fn build(config: ResolverConfig, mut options: ResolverOpts) -> Result<Self, String> {
+        let (domain, mut search, servers) = config.into_parts();
+        if search.is_empty() {
+            search.extend(domain);
+        }
+        let ndots = options.ndots;
+        options.use_hosts_file = ResolveHosts::Never;
+        options.cache_size = CACHE_SIZE;
+        options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+        let sockets = Sockets::default();
+        let config = ResolverConfig::from_name_servers(servers);
+        let mut builder = DnsResolver::builder_with_config(config, sockets.clone());
+        *builder.options_mut() = options;
+        let resolver = builder.build().map_err(|err| err.to_string())?;
+        Ok(Self { resolver, sockets, search, ndots })
+    }
+
     /// Tries the completions of a name in turn, until one has an address.
     async fn lookup(
         &self,
@@ -349,10 +368,19 @@ impl Dns {
             Family::V4 => RecordType::A,
             Family::V6 => RecordType::AAAA,
         };
-        let lookup = match deadline.cap(self.resolver.lookup(name.clone(), kind)).await {
+        let failures = self.sockets.failures();
+        let result = deadline.cap(self.resolver.lookup(name.clone(), kind)).await;
+        if let Some(errno) = self.sockets.failed_since(failures)
+            && let Some(trouble) = own_trouble(errno, &result)
+        {
+            return Err(trouble);
+        }
+        let lookup = match result {
             Ok(Ok(lookup)) => lookup,
+            Ok(Err(NetError::Timeout)) | Err(Elapsed) => {
+                return Err(too_late(&name.to_string(), deadline));
+            }
             Ok(Err(err)) => return Err(from_dns(name, kind, &err)),
-            Err(Elapsed) => return Err(too_late(&name.to_string(), deadline)),
         };
         let found: Vec<IpAddr> = lookup
             .answers()
@@ -440,6 +468,22 @@ fn too_late(name: &str, deadline: Deadline) -> Trouble {
     Trouble::new(Reason::DnsTimeout, format!("no answer about `{name}` in time"))
 }
 
+/// What a lookup that had an error of this machine on its way says against this machine, unless
+/// it was answered all the same.
+fn own_trouble<T, E>(errno: i32, result: &Result<Result<T, NetError>, E>) -> Option<Trouble> {
+    let reason = match (errno, result) {
+        (_, Ok(Ok(_) | Err(NetError::Dns(_)))) => return None,
+        // One server of several may be out of reach; that the others are silent is their part.
+        (libc::ENETUNREACH | libc::EHOSTUNREACH, Ok(Err(NetError::Timeout)) | Err(_)) => {
+            return None;
+        }
+        (libc::ENETUNREACH | libc::EHOSTUNREACH, _) => Reason::LocalNoRoute,
+        _ => Reason::LocalResources,
+    };
+    let detail = format!("cannot ask a name server: {}", io::Error::from_raw_os_error(errno));
+    Some(Trouble { errno: Some(errno), ..Trouble::new(reason, detail) })
+}
+
 fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> Trouble {
     let about = |what: &str| format!("`{name}` {kind}: {what}");
     match err {
@@ -448,25 +492,6 @@ fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> Trouble {
             ResponseCode::NoError => Trouble::new(Reason::DnsNoAddress, about("no such record")),
             code => Trouble::new(Reason::DnsFailure, about(&code.to_string())),
         },
-        NetError::Timeout => Trouble::new(Reason::DnsTimeout, about("no name server answers")),
-        NetError::Io(err) => {
-            let reason = match err.raw_os_error() {
-                Some(
-                    libc::EMFILE
-                    | libc::ENFILE
-                    | libc::ENOBUFS
-                    | libc::ENOMEM
-                    | libc::EADDRINUSE
-                    | libc::EADDRNOTAVAIL
-                    | libc::EACCES
-                    | libc::EPERM,
-                ) => Reason::LocalResources,
-                Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => Reason::LocalNoRoute,
-                _ => Reason::DnsFailure,
-            };
-            let trouble = Trouble::new(reason, about(&err.to_string()));
-            Trouble { errno: err.raw_os_error(), ..trouble }
-        }
         NetError::Busy => Trouble::new(Reason::LocalResources, about("too many lookups at once")),
         _ => Trouble::new(Reason::DnsFailure, about(&err.to_string())),
     }
@@ -474,7 +499,7 @@ fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> Trouble {
 
 /// The standard library hands on only the text of `gai_strerror` (3); the first of each pair is
 /// glibc's, the second musl's.
-fn from_getaddrinfo(name: &str, err: &std::io::Error) -> Trouble {
+fn from_getaddrinfo(name: &str, err: &io::Error) -> Trouble {
     let text = err.to_string();
     let says = |words: &[&str]| words.iter().any(|it| text.contains(it));
     let reason = if err.raw_os_error().is_some() {
@@ -489,15 +514,6 @@ fn from_getaddrinfo(name: &str, err: &std::io::Error) -> Trouble {
     Trouble { errno: err.raw_os_error(), ..Trouble::new(reason, format!("`{name}`: {text}")) }
 }
 
-fn build(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, String> {
-    options.use_hosts_file = ResolveHosts::Never;
-    options.cache_size = CACHE_SIZE;
-    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    *builder.options_mut() = options;
-    builder.build().map_err(|err| err.to_string())
-}
-
 /// A resolver by a file like `/etc/resolv.conf`; without name servers, that of this machine.
 fn read_resolv_conf(path: &Path) -> Result<Dns, String> {
     let mut text = std::fs::read(path).unwrap_or_default();
@@ -506,13 +522,7 @@ fn read_resolv_conf(path: &Path) -> Result<Dns, String> {
         parse_resolv_conf(&text)
     });
     let (config, options) = parsed.map_err(|err| format!("{}: {err}", path.display()))?;
-    let (domain, mut search, servers) = config.into_parts();
-    if search.is_empty() {
-        search.extend(domain);
-    }
-    let ndots = options.ndots;
-    let config = ResolverConfig::from_name_servers(servers);
-    Ok(Dns { resolver: build(config, options)?, search, ndots })
+    Dns::build(config, options)
 }
 
 /// A file like `/etc/hosts`, by name in lower case; without it, nothing.

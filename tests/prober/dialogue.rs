@@ -238,3 +238,20 @@ async fn hold_finds_a_port_that_accepts_and_then_closes() {
     assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
     assert!(finding.phases.dialogue.unwrap() >= hold);
 }
+
+#[tokio::test]
+async fn a_peer_that_drips_is_left_at_the_deadline() {
+    for (step, drop) in
+        [(line("^220"), b"2\0".as_slice()), (stream("^220"), b"2\0"), (bytes(&[b'2'; 8000]), b"2")]
+    {
+        let address = peer(move |mut stream: TcpStream| {
+            while stream.write_all(drop).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let timeout = Duration::from_millis(500);
+        let finding = probe(&address.to_string(), &module(vec![step]), timeout).await;
+        check(&finding, Reason::ExpectTimeout, false, false);
+        assert!(finding.duration < TIMEOUT);
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::listener::Visitor;
 use harness::{Listener, Netns};
-use tcp_probe_exporter::module::Module;
+use tcp_probe_exporter::module::{Module, Resolver};
 use tcp_probe_exporter::outcome::{Finding, IcmpError, Outcome, Phase, Reason};
 
 use crate::{TIMEOUT, failure, probe};
@@ -289,5 +289,25 @@ fn a_service_that_accepts_and_hangs_up() {
         let finding = probe_from(near, resetting.address(), &module, TIMEOUT);
         let reason = finding.outcome.cause().map(|(reason, _)| reason);
         assert_eq!(reason, Some(Reason::Reset), "{finding:?}");
+    }
+}
+
+#[test]
+fn no_way_to_a_name_server_is_not_the_names_fault() {
+    if !Netns::available("no_way_to_a_name_server_is_not_the_names_fault") {
+        return;
+    }
+    let island = Netns::new("island");
+    for server in ["192.0.2.53:53", "[2001:db8::53]:53"] {
+        let resolver = Resolver::Servers(vec![server.parse().unwrap()]);
+        let module = Module { resolver, ..connect() };
+        let finding = island.within(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(probe("any.test:1", &module, TIMEOUT))
+        });
+        let expected = Outcome::Inconclusive(Reason::LocalNoRoute, Phase::Resolve);
+        assert_eq!(finding.outcome, expected, "{finding:?}");
+        assert_eq!(finding.errno, Some(libc::ENETUNREACH));
     }
 }

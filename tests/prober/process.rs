@@ -1,13 +1,17 @@
 //! The monitor's own trouble, with the exporter as a process: it lacks descriptors or ports, or
 //! is stopped. None of it may look like the target's.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::{Exporter, Listener, Metrics, Netns, wait_until};
 use nix::sys::signal::Signal;
+use tcp_probe_exporter::module::Family;
 
 use crate::TIMEOUT;
+use crate::names::{Answer, NameServer};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
 const PROBES: usize = 500;
@@ -48,6 +52,31 @@ fn a_lack_of_descriptors_is_never_the_targets_fault() {
     println!("{succeeded} succeeded, {inconclusive} inconclusive");
     assert_eq!(succeeded + inconclusive, PROBES);
     assert!(succeeded > 0, "nothing succeeded: {}", exporter.log());
+}
+
+#[test]
+fn at_no_limit_of_descriptors_an_open_port_is_closed_or_its_name_unknown() {
+    let server = NameServer::local(|_, family| match family {
+        Family::V4 => Answer::Addresses(0, vec![Ipv4Addr::LOCALHOST.into()]),
+        Family::V6 => Answer::Addresses(0, Vec::new()),
+    });
+    let peer = Listener::silent();
+    let config =
+        format!("modules: {{m: {{prober: tcp, tcp: {{resolver: ['{}']}}}}}}", server.address);
+    for target in [peer.target(), format!("any.test:{}", peer.port())] {
+        let mut opened = 0;
+        for limit in 3..=24 {
+            let (status, output) = Exporter::new(BINARY)
+                .file("modules.yml", &config)
+                .limit(&format!("--nofile={limit}"))
+                .flags(&["probe", "--module=m", "--config.file=modules.yml", &target])
+                .run(TIMEOUT);
+            // 1 says that a probe failed. Below some limit the program cannot even start.
+            assert_ne!(status.code(), Some(1), "{limit}: {output}");
+            opened += usize::from(status.success());
+        }
+        assert!(opened > 0, "{target} was never open");
+    }
 }
 
 #[test]
@@ -94,30 +123,45 @@ fn a_lack_of_ports_is_never_the_targets_fault() {
 
 #[test]
 fn a_process_that_was_stopped_finds_what_came_meanwhile() {
-    let slow = Listener::serve("127.0.0.1:0".parse().unwrap(), |visitor| {
-        // Speaks once it is told to, that is, never: the client leaves first.
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mute = Listener::silent();
+    let late = Arc::clone(&stopped);
+    let late = Listener::serve("127.0.0.1:0".parse().unwrap(), move |visitor| {
+        wait_until(
+            TIMEOUT,
+            || if late.load(Ordering::Relaxed) { Ok(()) } else { Err(String::new()) },
+        );
+        visitor.write(b"hello\n");
         visitor.read_to_end();
     });
-    let peer = Listener::silent();
+    let open = Listener::silent();
     let config = "modules: {open: {prober: tcp, timeout: 1s}, \
                   talk: {prober: tcp, timeout: 1s, tcp: {query_response: [{expect: hello}]}}}";
     let exporter = Exporter::new(BINARY).config(config).start();
-    let talk = format!("/probe?module=talk&target={}", slow.target());
-    let open = format!("/probe?module=open&target={}", peer.target());
+    let path =
+        |module: &str, peer: &Listener| format!("/probe?module={module}&target={}", peer.target());
+    let (to_mute, to_late, to_open) =
+        (path("talk", &mute), path("talk", &late), path("open", &open));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| exporter.get(&talk));
-        wait_until(TIMEOUT, || if slow.accepted() > 0 { Ok(()) } else { Err("none".to_owned()) });
+        let mute_probe = scope.spawn(|| exporter.get(&to_mute));
+        let late_probe = scope.spawn(|| exporter.get(&to_late));
+        for peer in [&mute, &late] {
+            wait_until(TIMEOUT, || if peer.accepted() > 0 { Ok(()) } else { Err(String::new()) });
+        }
 
         exporter.signal(Signal::SIGSTOP);
-        let probes: Vec<_> = (0..50).map(|_| scope.spawn(|| exporter.get(&open))).collect();
+        stopped.store(true, Ordering::Relaxed);
+        let open_probes: Vec<_> = (0..50).map(|_| scope.spawn(|| exporter.get(&to_open))).collect();
         // The point of the test is that time passes: twice the timeout and the slack.
         std::thread::sleep(Duration::from_secs(3));
         exporter.signal(Signal::SIGCONT);
 
-        let response = waiting.join().unwrap();
+        let response = mute_probe.join().unwrap();
         assert_eq!(response.status, 503, "{}", response.text());
         assert!(response.text().contains("local_stall"), "{}", response.text());
-        for probe in probes {
+        let response = late_probe.join().unwrap();
+        assert!(Metrics::parse(&response.text()).is_success(), "{}", response.text());
+        for probe in open_probes {
             let response = probe.join().unwrap();
             if response.status != 503 {
                 assert!(Metrics::parse(&response.text()).is_success(), "{}", response.text());

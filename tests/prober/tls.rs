@@ -422,3 +422,49 @@ async fn a_file_that_changes_is_read_again() {
         assert!(begun.elapsed() < TIMEOUT, "the new file is not read");
     }
 }
+
+/// What a server sends in answer to a client's first flight, in TLS 1.2 where more is in the
+/// clear.
+fn first_flight(config: Arc<ServerConfig>, hello: &[u8]) -> Vec<u8> {
+    let mut connection = ServerConnection::new(config).unwrap();
+    connection.read_tls(&mut &*hello).unwrap();
+    connection.process_new_packets().unwrap();
+    let mut flight = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut flight).unwrap();
+    }
+    flight
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_cut_or_damaged_anywhere_is_a_failure() {
+    let authority = Authority::new("root");
+    let leaf = authority.issue(&["127.0.0.1"], GOOD);
+    for versions in [&[&version::TLS12][..], &[&version::TLS13]] {
+        let server = config(&leaf, None, versions);
+        for at in (0..600).step_by(23) {
+            for is_cut in [true, false] {
+                let server = server.clone();
+                let address = peer(move |mut stream| {
+                    let mut hello = [0; 4096];
+                    let length = stream.read(&mut hello).unwrap();
+                    let mut flight = first_flight(server, &hello[..length]);
+                    let at = at.min(flight.len() - 1);
+                    if is_cut {
+                        flight.truncate(at);
+                    } else {
+                        flight[at] ^= 0xff;
+                    }
+                    say(&stream, &flight);
+                    let _ = stream.shutdown(std::net::Shutdown::Write);
+                    let _ = read_all(&stream);
+                });
+                let settings = trusting(authority.pem());
+                let finding = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
+                let is_failure = matches!(finding.outcome, Outcome::Failure(_, Phase::Tls));
+                assert!(is_failure, "at {at}: {finding:?}");
+                assert!(finding.duration < TIMEOUT);
+            }
+        }
+    }
+}
