@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::ModuleEntry;
-use crate::config::read::{Fields, Place, Report, entries, items, nearest, text};
+use crate::config::read::{Fields, Place, Report, entries, items, text};
 use crate::config::yaml::{Kind, Node};
 use crate::guard::{Access, Rule, Rules};
 
@@ -24,7 +24,7 @@ pub(super) fn access(
             let place = place.key(&entry.key);
             if !modules.contains_key(&*entry.key) {
                 let known = modules.keys().map(|it| &**it);
-                let message = match nearest(&entry.key, known) {
+                let message = match report.nearest(&entry.key, known) {
                     Some(near) => format!("unknown module: did you mean `{near}`?"),
                     None => "unknown module: define it under `modules`".to_owned(),
                 };

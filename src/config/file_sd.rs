@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use crate::config::load::{Origin, Placed};
 use crate::config::monitors::{self, Context};
-use crate::config::read::{Fields, Place, Report, entries, items, nearest, text};
+use crate::config::read::{Fields, Place, Report, entries, items, text};
 use crate::config::yaml::{Entry, Kind, Node, excerpt};
 
 /// What `__tcp_KEY` sets, and the mapping within a monitor that holds it.
@@ -118,7 +118,7 @@ fn template<'n>(node: &Node<'n>, place: &Place<'_>, report: &mut Report) -> Temp
         };
         let Some((_, parent, key)) = KEYS.iter().find(|(name, _, _)| *name == key) else {
             let place = place.key(&entry.key);
-            let message = match nearest(key, KEYS.iter().map(|(name, _, _)| *name)) {
+            let message = match report.nearest(key, KEYS.iter().map(|(name, _, _)| *name)) {
                 Some(near) => format!("unknown key: did you mean `__tcp_{near}`?"),
                 None => format!("nothing of a monitor is called `{}`", excerpt(key)),
             };

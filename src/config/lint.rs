@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::address::{Address, Host};
 use crate::config::load::{Origin, Placed, by_name};
-use crate::config::read::{Place, Report, nearest};
+use crate::config::read::{Place, Report};
 use crate::config::yaml::{Kind, Node, excerpt};
 use crate::config::{ModuleEntry, duration};
 
@@ -123,7 +123,7 @@ fn dependencies(placed: &[Placed], report: &mut Report) {
         if names.contains_key(depends_on) {
             continue;
         }
-        let near = nearest(depends_on, names.keys().map(|it| &**it));
+        let near = report.nearest(depends_on, names.keys().map(|it| &**it));
         let message = match near {
             Some(near) => {
                 format!("no monitor is called `{}`: did you mean `{near}`?", excerpt(depends_on))

@@ -177,6 +177,7 @@ pub(super) fn configuration(
         defaults: &defaults.policy,
         interner,
         policies: Vec::new(),
+        targets: 0,
     };
     if let Some(node) = fields.take("monitors") {
         listed(node, &place.key("monitors"), Origin::Listed, report, &mut context, &mut placed);

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use crate::config::ModuleEntry;
 use crate::config::duration::Signed;
 use crate::config::read::{
-    Fields, Place, Report, any_duration, boolean, bytes, choice, entries, items, nearest, text,
-    word,
+    Fields, Place, Report, any_duration, boolean, bytes, choice, entries, items, text, word,
 };
 use crate::config::yaml::{Kind, Node, excerpt};
 use crate::module::pattern::Pattern;
@@ -69,7 +68,7 @@ fn module(
     }
     if prober != "tcp" {
         let known = OTHER_PROBERS.into_iter().chain(["tcp"]);
-        let remedy = nearest(&prober, known).unwrap_or("tcp");
+        let remedy = report.nearest(&prober, known).unwrap_or("tcp");
         let message = format!("unknown prober `{}`: write `{remedy}`", excerpt(&prober));
         report.error(prober_node.line, &place.key("prober"), message);
         return None;

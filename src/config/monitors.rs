@@ -9,8 +9,7 @@ use std::time::Duration;
 use crate::address::{Address, Host, WELL_KNOWN_PORTS};
 use crate::config::modules::label_fault;
 use crate::config::read::{
-    Fields, Place, Report, choice, decimal, entries, items, nearest, number, positive_duration,
-    text, word,
+    Fields, Place, Report, choice, decimal, entries, items, number, positive_duration, text, word,
 };
 use crate::config::yaml::{Kind, Node, excerpt};
 use crate::config::{Canary, ModuleEntry, duration};
@@ -30,6 +29,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 const FAILURES: NonZeroU32 = NonZeroU32::new(3).expect("three is not zero");
 /// The module where nothing says otherwise.
 const MODULE: &str = "tcp_connect";
+/// Most targets of all monitors together: what one machine can watch, and a bound of memory.
+const MAX_TARGETS: usize = 1_000_000;
 /// Most failures, successes or regions that can be asked for.
 const MOST: u32 = 1000;
 /// Longest name of a monitor, group or role, in bytes.
@@ -122,6 +123,8 @@ pub(super) struct Context<'c> {
     pub(super) interner: Interner,
     /// Policies of the last monitors, newest last.
     pub(super) policies: Vec<Arc<Policy>>,
+    /// Targets of the monitors so far.
+    pub(super) targets: usize,
 }
 
 impl Context<'_> {
@@ -397,6 +400,15 @@ pub(super) fn monitor(
             }
         }
     };
+    let before = context.targets;
+    context.targets = before.saturating_add(ports.as_ref().map_or(0, Vec::len));
+    if context.targets > MAX_TARGETS {
+        if before <= MAX_TARGETS {
+            let message = format!("more than {MAX_TARGETS} targets: share them between exporters");
+            report.error(line, place, message);
+        }
+        return None;
+    }
     let checked = Parts { name: Arc::from(&*name), host: host?, ports: ports?, group, depends_on };
     complete(checked, own, line, place, report, context)
 }
@@ -494,7 +506,7 @@ pub(super) fn find_module(
         Some(ModuleEntry::Other { prober }) => {
             format!("module `{}` is one of prober `{prober}`: name one of tcp", excerpt(name))
         }
-        None => match nearest(name, modules.keys().map(|it| &**it)) {
+        None => match report.nearest(name, modules.keys().map(|it| &**it)) {
             Some(near) => format!("unknown module `{}`: did you mean `{near}`?", excerpt(name)),
             None => format!("unknown module `{}`: define it under `modules`", excerpt(name)),
         },
@@ -543,7 +555,7 @@ fn ports(
 ) -> Option<Vec<Port>> {
     let single = fields.take("port");
     let several = fields.take("ports");
-    let mut ports: Vec<Port> = Vec::new();
+    let mut ports = Ports::default();
     let errors = report.errors.len();
     let line = fields.line;
     match (single, several) {
@@ -590,7 +602,7 @@ fn ports(
                     add_ports(node, None, &place, report, &mut ports);
                 }
             }
-            if ports.is_empty() && report.errors.len() == errors {
+            if ports.list.is_empty() && report.errors.len() == errors {
                 report.error(node.line, &place, "no port is given: write `[22, 3306]`");
             }
         }
@@ -602,7 +614,14 @@ fn ports(
             report.error(line, place, "`port` is missing: write a number from 1 to 65535");
         }
     }
-    (report.errors.len() == errors && !ports.is_empty()).then_some(ports)
+    (report.errors.len() == errors && !ports.list.is_empty()).then_some(ports.list)
+}
+
+/// Ports in their order, each once.
+#[derive(Default)]
+struct Ports {
+    list: Vec<Port>,
+    numbers: HashSet<u16>,
 }
 
 /// A number, or a range in quotes.
@@ -611,7 +630,7 @@ fn add_ports(
     name: Option<&Arc<str>>,
     place: &Place<'_>,
     report: &mut Report,
-    ports: &mut Vec<Port>,
+    ports: &mut Ports,
 ) {
     let Some(text) = text(node, place, report) else { return };
     let (first, last) = match text.split_once('-') {
@@ -634,11 +653,11 @@ fn add_ports(
         return;
     }
     for number in first..=last {
-        if ports.iter().any(|it| it.number == number) {
+        if !ports.numbers.insert(number) {
             report.error(node.line, place, format!("port {number} is given twice: remove one"));
             return;
         }
-        ports.push(Port { name: name.cloned(), number });
+        ports.list.push(Port { name: name.cloned(), number });
     }
 }
 

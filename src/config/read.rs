@@ -46,6 +46,15 @@ impl Report {
         self.warnings.push(diagnostic(&self.file, line, place, message.into()));
     }
 
+    /// The known word that a misspelt one probably meant. Costs nothing once nobody would read it.
+    pub(super) fn nearest<'w>(
+        &self,
+        text: &str,
+        words: impl Iterator<Item = &'w str>,
+    ) -> Option<&'w str> {
+        if self.errors.len() == MAX_PROBLEMS { None } else { nearest(text, words) }
+    }
+
     /// Ends the reading: warnings, or every error.
     pub(super) fn close(mut self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
         let more = |list: &mut Vec<Diagnostic>, untold: usize, what: &str| {
@@ -145,7 +154,7 @@ impl<'n, 'text> Fields<'n, 'text> {
     pub(super) fn close(self, place: &Place<'_>, report: &mut Report) {
         let known = |key: &str| self.asked.contains(&key);
         for entry in self.entries.iter().filter(|it| !known(&it.key)) {
-            let message = match nearest(&entry.key, self.asked.iter().copied()) {
+            let message = match report.nearest(&entry.key, self.asked.iter().copied()) {
                 Some(near) => format!("unknown key: did you mean `{near}`?"),
                 None => format!("unknown key: write one of {}", listed(&self.asked)),
             };
@@ -339,15 +348,17 @@ pub(super) fn listed(words: &[&str]) -> String {
     words.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The known word that a misspelt one probably meant.
-pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     /// Longer texts are no typing mistakes.
     const LONGEST: usize = 64;
+    /// Most words that are looked at; among more, one that is near says little.
+    const MOST: usize = 2_000;
     if text.len() > LONGEST {
         return None;
     }
     let slack = (text.len() / 3).min(3);
     words
+        .take(MOST)
         .filter(|it| it.len() <= LONGEST)
         .map(|it| (distance(text, it), it))
         .filter(|&(distance, _)| distance <= slack)

@@ -970,3 +970,36 @@ fn no_free_label_can_collide_with_one_of_the_exporter() {
     }
     accept("monitors: [{host: a, port: 1, labels: {service: x}}]");
 }
+
+#[test]
+fn there_are_not_more_targets_than_a_machine_can_watch() {
+    let mut text = "monitors:\n- &m\n  host: a\n  ports: &p [".to_owned();
+    for start in (1..=60_000).step_by(1_000) {
+        write!(text, "{start}-{}, ", start + 999).unwrap();
+    }
+    text.push_str("]\n");
+    for index in 1..40 {
+        writeln!(text, "- {{<<: *m, host: a{index}, ports: *p}}").unwrap();
+    }
+    let (config, lines) = load(&text);
+    assert!(config.is_none());
+    assert_eq!(
+        lines,
+        "c.yml:20: monitors[16]: more than 1000000 targets: share them between exporters\n"
+    );
+}
+
+#[test]
+fn a_large_file_of_mistakes_is_refused_without_delay() {
+    let mut text = "monitors:\n".to_owned();
+    for index in 0..20_000 {
+        writeln!(text, "- {{name: monitor-{index}, host: a, port: 1, depends_on: mnitor}}")
+            .unwrap();
+    }
+    let begin = std::time::Instant::now();
+    let (config, lines) = load(&text);
+    assert!(config.is_none());
+    assert_eq!(lines.lines().count(), 201);
+    // Suggestions among 20,000 names for each of 20,000 mistakes would take hours.
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+}
