@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use tcp_probe_exporter::config::Config;
 use tcp_probe_exporter::outcome::{Against, Reason};
 
 /// A path below the directory of the package.
@@ -37,4 +38,19 @@ fn the_table_of_reasons_is_complete_and_says_the_same_as_the_program() {
     assert!(found == expected, "the table must read:\n{expected}");
     let counted = format!("| {} reasons |", Reason::ALL.len());
     assert!(readme.contains(&counted), "the comparison must say `{counted}`");
+}
+
+#[test]
+fn the_table_of_presets_names_the_embedded_modules() {
+    let readme = readme();
+    let rows = marked(&readme, "presets").lines().skip(2);
+    let cells = rows.filter_map(|row| row.split('|').nth(1));
+    let mut found: Vec<&str> =
+        cells.flat_map(|it| it.split(',')).map(|it| it.trim().trim_matches('`')).collect();
+    found.sort_unstable();
+
+    let config = Config::embedded();
+    let mut expected: Vec<&str> = config.modules.keys().map(|it| &**it).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
 }
