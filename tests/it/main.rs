@@ -8,6 +8,7 @@ use std::time::Duration;
 use harness::Exporter;
 
 mod api;
+mod blackbox;
 mod command_line;
 mod endpoints;
 mod probe;
