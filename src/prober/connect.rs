@@ -74,8 +74,8 @@ pub(super) async fn connect(
         }
         let view = info.map(|it| it.view());
         match woken {
-            Err(Elapsed) if deadline.is_stalled() => return Err(stalled(view)),
-            Err(Elapsed) => return Err(silent(view)),
+            Err(Elapsed { stalled: true }) => return Err(stalled(view)),
+            Err(Elapsed { stalled: false }) => return Err(silent(view)),
             // No `TCP_INFO`, as in some sandboxes: writable and no error is connected.
             Ok(Ok(())) if info.is_none() => return Ok(Connection { stream, kernel: None }),
             // Woken by an entry of the error queue that did not end the connect.

@@ -41,7 +41,7 @@ impl Deadline {
     /// Whether the process slept so far past the end that silence says nothing about the peer:
     /// it was stopped, its machine was suspended, or it starves.
     pub(super) fn is_stalled(&self) -> bool {
-        Instant::now().saturating_duration_since(self.end) > self.slack
+        self.is_late_by(self.slack)
     }
 
     /// Waits for a future until the end. The future is asked first, so what is there is found
@@ -51,21 +51,33 @@ impl Deadline {
     /// The end came first.
     pub(super) async fn cap<F: Future>(&self, future: F) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
+        let begun_late = self.is_late_by(LATE);
         if let Ok(output) = tokio::time::timeout_at(self.end.into(), &mut future).await {
             return Ok(output);
         }
-        if Instant::now().saturating_duration_since(self.end) < LATE {
-            return Err(Elapsed);
+        if !self.is_late_by(LATE) {
+            return Err(Elapsed { stalled: false });
         }
         // Resumed after a stop, the runtime fires its timers before it has looked at its sockets
         // (epoll_wait(2) ends with EINTR then): they get their turn.
-        tokio::time::timeout(GRACE, future).await.map_err(|_| Elapsed)
+        if let Ok(output) = tokio::time::timeout(GRACE, future).await {
+            return Ok(output);
+        }
+        // Every wait before this one ended by the deadline, unless it was woken late.
+        Err(Elapsed { stalled: begun_late || self.is_stalled() })
+    }
+
+    fn is_late_by(&self, lateness: Duration) -> bool {
+        Instant::now().saturating_duration_since(self.end) > lateness
     }
 }
 
 /// The deadline came first.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Elapsed;
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Elapsed {
+    /// Not the peer was slow but this process: it slept through the end, or began after it.
+    pub(super) stalled: bool,
+}
 
 #[cfg(test)]
 mod tests {
@@ -82,7 +94,16 @@ mod tests {
     async fn what_is_there_is_found_even_after_the_end() {
         let deadline = Deadline::begin(Duration::ZERO);
         assert_eq!(deadline.cap(async { 1 }).await.ok(), Some(1));
-        assert!(deadline.cap(std::future::pending::<()>()).await.is_err());
+        let elapsed = deadline.cap(std::future::pending::<()>()).await;
+        assert_eq!(elapsed, Err(Elapsed { stalled: false }));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_begins_late_is_our_own_fault() {
+        let mut deadline = Deadline::begin(Duration::from_secs(1));
+        deadline.end = Instant::now().checked_sub(LATE * 2).unwrap();
+        let elapsed = deadline.cap(std::future::pending::<()>()).await;
+        assert_eq!(elapsed, Err(Elapsed { stalled: true }));
     }
 
     #[test]

@@ -113,11 +113,7 @@ pub(super) async fn talk(
 
 /// A peer that hung up on us while we slept past the deadline has done nothing wrong.
 fn unless_late(trouble: Trouble, deadline: Deadline) -> Trouble {
-    let excusable = matches!(
-        trouble.reason,
-        Reason::ClosedEarly | Reason::Reset | Reason::ExpectTimeout | Reason::TlsTimeout
-    );
-    if excusable && deadline.is_stalled() {
+    if matches!(trouble.reason, Reason::ClosedEarly | Reason::Reset) && deadline.is_stalled() {
         let detail = format!("this process slept past the deadline; {}", trouble.detail);
         return Trouble { reason: Reason::LocalStall, detail, ..trouble };
     }
@@ -191,7 +187,7 @@ impl Wire {
         let patience = (handshake * 2).clamp(Duration::from_millis(50), Duration::from_millis(500));
         match self.more(deadline.sooner(patience)).await {
             Ok(_) => Ok(()),
-            Err(trouble) if trouble.reason == Reason::ExpectTimeout => Ok(()),
+            Err(trouble) if is_silence(&trouble) => Ok(()),
             Err(trouble) => Err(trouble),
         }
     }
@@ -406,7 +402,7 @@ impl Wire {
                 Ok(More::End)
             }
             Ok(Err(err)) => Err(broken(&err)),
-            Err(Elapsed) => Err(Trouble::new(Reason::ExpectTimeout, "nothing more came in time")),
+            Err(elapsed) => Err(late(elapsed, "nothing more came in time")),
         }
     }
 
@@ -417,9 +413,7 @@ impl Wire {
         };
         match deadline.cap(sending).await {
             Ok(result) => result.map_err(|err| broken(&err)),
-            Err(Elapsed) => {
-                Err(Trouble::new(Reason::ExpectTimeout, "the peer does not take what is sent"))
-            }
+            Err(elapsed) => Err(late(elapsed, "the peer does not take what is sent")),
         }
     }
 
@@ -434,7 +428,7 @@ impl Wire {
                     let detail = format!("the peer closed the connection within {hold:?}");
                     return Err(Trouble::new(Reason::ClosedEarly, detail));
                 }
-                Err(trouble) if trouble.reason == Reason::ExpectTimeout => return Ok(()),
+                Err(trouble) if is_silence(&trouble) => return Ok(()),
                 Err(trouble) => return Err(trouble),
             }
         }
@@ -555,6 +549,20 @@ fn broken(err: &io::Error) -> Trouble {
         _ => Reason::NetworkError,
     };
     Trouble { reason, errno: err.raw_os_error(), detail: err.to_string() }
+}
+
+/// Nothing came until the end of a wait.
+fn late(Elapsed { stalled }: Elapsed, what: &str) -> Trouble {
+    if stalled {
+        let detail = format!("this process slept past the deadline; {what}");
+        return Trouble::new(Reason::LocalStall, detail);
+    }
+    Trouble::new(Reason::ExpectTimeout, what)
+}
+
+/// Whether a wait found nothing, however long it took.
+const fn is_silence(trouble: &Trouble) -> bool {
+    matches!(trouble.reason, Reason::ExpectTimeout | Reason::LocalStall)
 }
 
 /// What was awaited and what came.

@@ -257,7 +257,7 @@ impl Resolvers {
             Ok(Ok(Ok(found))) => Ok(distinct(found)),
             Ok(Ok(Err(err))) => Err(from_getaddrinfo(name, &err)),
             Ok(Err(_)) => Err(Trouble::new(Reason::LocalResources, "the resolver's thread died")),
-            Err(Elapsed) => Err(too_late(name, deadline)),
+            Err(Elapsed { stalled }) => Err(too_late(name, stalled)),
         }
     }
 }
@@ -377,9 +377,10 @@ impl Dns {
         }
         let lookup = match result {
             Ok(Ok(lookup)) => lookup,
-            Ok(Err(NetError::Timeout)) | Err(Elapsed) => {
-                return Err(too_late(&name.to_string(), deadline));
+            Ok(Err(NetError::Timeout)) => {
+                return Err(too_late(&name.to_string(), deadline.is_stalled()));
             }
+            Err(Elapsed { stalled }) => return Err(too_late(&name.to_string(), stalled)),
             Ok(Err(err)) => return Err(from_dns(name, kind, &err)),
         };
         let found: Vec<IpAddr> = lookup
@@ -461,8 +462,8 @@ fn no_address(name: &str, module: &Module) -> Trouble {
     Trouble::new(Reason::DnsNoAddress, format!("`{name}` has no {wanted} address"))
 }
 
-fn too_late(name: &str, deadline: Deadline) -> Trouble {
-    if deadline.is_stalled() {
+fn too_late(name: &str, stalled: bool) -> Trouble {
+    if stalled {
         return Trouble::new(Reason::LocalStall, "this process slept past the deadline");
     }
     Trouble::new(Reason::DnsTimeout, format!("no answer about `{name}` in time"))

@@ -151,9 +151,10 @@ impl TlsClient {
                 trouble: failed(&err, seen.is_some(), asked.was_asked()),
                 stream: Some(stream),
             }),
-            Err(Elapsed) => {
+            Err(Elapsed { stalled }) => {
+                let reason = if stalled { Reason::LocalStall } else { Reason::TlsTimeout };
                 let detail = "the handshake did not finish in time";
-                Err(Refused { trouble: Trouble::new(Reason::TlsTimeout, detail), stream: None })
+                Err(Refused { trouble: Trouble::new(reason, detail), stream: None })
             }
         };
         (seen, result)
