@@ -72,15 +72,18 @@ impl Builder {
         self
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until it listens, at each address if flags give several.
     #[track_caller]
     #[must_use]
     pub fn start(self) -> Exporter {
-        let listens = self.flags.iter().any(|it| it.starts_with("--web.listen-address"));
-        let this = if listens { self } else { self.flag("--web.listen-address=127.0.0.1:0") };
+        let given = self.flags.iter().filter(|it| it.starts_with("--web.listen-address")).count();
+        let this = if given > 0 { self } else { self.flag("--web.listen-address=127.0.0.1:0") };
         let netns = this.netns.clone();
         let (directory, mut process) = this.spawn();
-        let address = process.wait_output(listening);
+        let address = process.wait_output(|log| {
+            let addresses = listening(log);
+            if addresses.len() < given { None } else { addresses.first().copied() }
+        });
         Exporter { process, address, netns, directory }
     }
 
@@ -222,13 +225,16 @@ impl Exporter {
     }
 }
 
-/// The address in the log line `msg=listening address=…`, in logfmt or JSON, quoted or not.
-fn listening(log: &str) -> Option<SocketAddr> {
-    log.lines().filter(|it| it.to_lowercase().contains("listening")).find_map(|line| {
+/// The addresses in the log lines `msg=listening address=…`, in logfmt or JSON, quoted or not. A
+/// line that is still being written does not count.
+fn listening(log: &str) -> Vec<SocketAddr> {
+    let address = |line: &str| {
         let rest = &line[line.find("address")? + "address".len()..];
         let rest = rest.trim_start_matches(['"', ':', '=', ' ']);
-        rest.split(['"', ' ', ',', '}']).next()?.parse().ok()
-    })
+        rest.split(['"', ' ', ',', '}', '\n']).next()?.parse().ok()
+    };
+    let lines = log.split_inclusive('\n').filter(|it| it.ends_with('\n'));
+    lines.filter(|it| it.to_lowercase().contains("listening")).filter_map(address).collect()
 }
 
 #[cfg(test)]
@@ -237,15 +243,19 @@ mod tests {
 
     #[test]
     fn port_is_read_from_either_log_format() {
-        let expected = Some(SocketAddr::from(([127, 0, 0, 1], 40123)));
+        let expected = [SocketAddr::from(([127, 0, 0, 1], 40123))];
 
         for line in [
             "ts=x level=info msg=listening address=127.0.0.1:40123\n",
             "level=info msg=\"listening\" address=\"127.0.0.1:40123\" tls=false\n",
-            r#"{"level":"INFO","msg":"listening","address":"127.0.0.1:40123"}"#,
+            r#"{"level":"INFO","msg":"listening","address":"127.0.0.1:40123"}
+"#,
         ] {
             assert_eq!(listening(line), expected, "{line}");
         }
-        assert_eq!(listening("msg=starting address=127.0.0.1:1"), None);
+        assert_eq!(
+            listening("msg=starting address=127.0.0.1:1\nmsg=listening address=127.0.0.1:4"),
+            []
+        );
     }
 }
