@@ -291,8 +291,11 @@ async fn a_reload_keeps_what_did_not_change_and_drops_what_is_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn many_reloads_leave_nothing_behind() {
-    let (simulation, receiver) =
-        Simulation::new(10, Box::new(|_: &Target, _| (Outcome::Success, seconds(1))));
+    // Long enough to be in flight when a reload comes, and over at once when all is counted.
+    let script = |_: &Target, at| {
+        (Outcome::Success, if at < seconds(360) { seconds(1) } else { Duration::ZERO })
+    };
+    let (simulation, receiver) = Simulation::new(10, Box::new(script));
     simulation
         .run(receiver, async {
             for round in 0..50 {
