@@ -35,19 +35,26 @@ impl Fingerprint {
     }
 }
 
-/// Reads a file of bounded size.
+/// Reads a file of bounded size. A pipe, whose reading could last for ever, is none.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
         return Err(io::Error::other("it is a directory: name a file"));
     }
-    let mut content = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_SIZE {
-        let limit = MAX_SIZE / 1024 / 1024;
-        return Err(io::Error::other(format!("it is larger than {limit} MiB: split it")));
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is a pipe or a device: name a file"));
     }
-    Ok(content)
+    let too_large = || {
+        let limit = MAX_SIZE / 1024 / 1024;
+        io::Error::other(format!("it is larger than {limit} MiB: split it"))
+    };
+    if metadata.len() > MAX_SIZE {
+        return Err(too_large());
+    }
+    let mut content = Vec::new();
+    // It may grow while it is read.
+    File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_SIZE { Err(too_large()) } else { Ok(content) }
 }
 
 /// Files that match globs, each once, sorted within each glob; without the file that names them.

@@ -221,7 +221,7 @@ impl Web {
 impl Settings {
     fn load(path: &Path) -> Result<Self, String> {
         let place = |err: String| format!("{}: {err}", path.display());
-        let content = fs::read_to_string(path).map_err(|err| place(err.to_string()))?;
+        let content = String::from_utf8(read(path)?).map_err(|err| place(err.to_string()))?;
         let file: Option<File> =
             serde_yaml::from_str(&content).map_err(|err| place(err.to_string()))?;
         let mut settings =
@@ -469,10 +469,22 @@ fn go_duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// Reads a file, named in the error.
+/// Reads a file of bearable size, named in the error. A pipe, whose reading could last for ever,
+/// is none.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|err: io::Error| format!("`{}`: {err}", path.display()))
+    let place = |err: &dyn std::fmt::Display| format!("`{}`: {err}", path.display());
+    let metadata = fs::metadata(path).map_err(|err: io::Error| place(&err))?;
+    if !metadata.is_file() {
+        return Err(place(&"it is no regular file"));
+    }
+    if metadata.len() > MAX_FILE {
+        return Err(place(&"it is larger than 1 MiB"));
+    }
+    fs::read(path).map_err(|err| place(&err))
 }
+
+/// Largest file that is read: thousands of users, or a long chain of certificates.
+const MAX_FILE: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -165,7 +165,7 @@ impl Resolvers {
                 let dns = system
                     .dns
                     .as_ref()
-                    .map_err(|err| Trouble::new(Reason::DnsFailure, err.clone()))?;
+                    .map_err(|err| Trouble::new(Reason::LocalConfig, err.clone()))?;
                 dns.lookup(name, module, deadline, all).await?
             }
             Resolver::Servers(servers) => {
@@ -191,19 +191,35 @@ impl Resolvers {
         }
         let hosts_stamp = Stamp::of(Path::new(HOSTS));
         let conf_stamp = Stamp::of(Path::new(RESOLV_CONF));
-        let system = match watched.take() {
-            Some(it) if it.hosts_stamp == hosts_stamp && it.conf_stamp == conf_stamp => it.system,
-            Some(it) if it.conf_stamp == conf_stamp => Arc::new(System {
-                hosts: Arc::new(read_hosts(Path::new(HOSTS))),
-                dns: it.system.dns.clone(),
-            }),
-            _ => Arc::new(System {
-                hosts: Arc::new(read_hosts(Path::new(HOSTS))),
-                dns: read_resolv_conf(Path::new(RESOLV_CONF)),
-            }),
+        let old = watched.take();
+        let same_hosts = old.as_ref().filter(|it| it.hosts_stamp == hosts_stamp);
+        let same_conf = old.as_ref().filter(|it| it.conf_stamp == conf_stamp);
+        let fresh = if let (Some(_), Some(same)) = (same_hosts, same_conf) {
+            Watched { looked: now, hosts_stamp, conf_stamp, system: same.system.clone() }
+        } else {
+            let hosts = match same_hosts {
+                Some(same) => Ok(same.system.hosts.clone()),
+                None => read_hosts(Path::new(HOSTS)).map(Arc::new),
+            };
+            let dns = match same_conf {
+                Some(same) => same.system.dns.clone(),
+                None => read_resolv_conf(Path::new(RESOLV_CONF)),
+            };
+            // What could not be read, perhaps for want of a descriptor, stays as it was and is
+            // read again at the next look.
+            let before = old.as_ref().map(|it| &it.system);
+            Watched {
+                looked: now,
+                hosts_stamp: hosts_stamp.filter(|_| hosts.is_ok()),
+                conf_stamp: conf_stamp.filter(|_| dns.is_ok()),
+                system: Arc::new(System {
+                    hosts: hosts
+                        .unwrap_or_else(|_| before.map(|it| it.hosts.clone()).unwrap_or_default()),
+                    dns: dns.or_else(|err| before.map_or(Err(err), |it| it.dns.clone())),
+                }),
+            }
         };
-        *watched = Some(Watched { looked: now, hosts_stamp, conf_stamp, system: system.clone() });
-        system
+        watched.insert(fresh).system.clone()
     }
 
     fn with_servers(&self, servers: &[SocketAddr]) -> Result<Dns, Trouble> {
@@ -494,6 +510,10 @@ fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> Trouble {
             code => Trouble::new(Reason::DnsFailure, about(&code.to_string())),
         },
         NetError::Busy => Trouble::new(Reason::LocalResources, about("too many lookups at once")),
+        // No question was even sent: what keeps a socket from being made is hidden behind this.
+        NetError::NoConnections => {
+            Trouble::new(Reason::LocalResources, about("no socket for a question"))
+        }
         _ => Trouble::new(Reason::DnsFailure, about(&err.to_string())),
     }
 }
@@ -517,7 +537,7 @@ fn from_getaddrinfo(name: &str, err: &io::Error) -> Trouble {
 
 /// A resolver by a file like `/etc/resolv.conf`; without name servers, that of this machine.
 fn read_resolv_conf(path: &Path) -> Result<Dns, String> {
-    let mut text = std::fs::read(path).unwrap_or_default();
+    let mut text = content(path).map_err(|err| format!("{}: {err}", path.display()))?;
     let parsed = parse_resolv_conf(&text).or_else(|_| {
         text.extend_from_slice(b"\nnameserver 127.0.0.1\n");
         parse_resolv_conf(&text)
@@ -526,9 +546,17 @@ fn read_resolv_conf(path: &Path) -> Result<Dns, String> {
     Dns::build(config, options)
 }
 
+/// A file; one that does not exist is empty, one that cannot be read is unknown.
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result,
+    }
+}
+
 /// A file like `/etc/hosts`, by name in lower case; without it, nothing.
-fn read_hosts(path: &Path) -> HashMap<String, Vec<IpAddr>> {
-    let text = std::fs::read(path).unwrap_or_default();
+fn read_hosts(path: &Path) -> io::Result<HashMap<String, Vec<IpAddr>>> {
+    let text = content(path)?;
     let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
     for line in String::from_utf8_lossy(&text).lines() {
         let line = line.split('#').next().unwrap_or_default();
@@ -541,5 +569,5 @@ fn read_hosts(path: &Path) -> HashMap<String, Vec<IpAddr>> {
             }
         }
     }
-    hosts
+    Ok(hosts)
 }

@@ -2,6 +2,7 @@
 //! list says when this region is cut off, the canaries at the moment of a failure.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -33,9 +34,17 @@ pub struct Network {
     access: Arc<Access>,
     canaries: Vec<Canary>,
     telemetry: Arc<Telemetry>,
-    /// The last look at the canaries: when it began, and whether all failed. Held while one is
-    /// under way, so that a thousand failures at once share one look.
-    isolation: Mutex<Option<(Instant, bool)>>,
+    /// The last look at the canaries. Held while one is under way, so that a thousand failures at
+    /// once share one look.
+    isolation: Mutex<Option<Look>>,
+}
+
+/// A look at the canaries: from when to when, and whether all failed.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    begin: Instant,
+    end: Instant,
+    cut_off: bool,
 }
 
 impl Network {
@@ -95,11 +104,12 @@ impl Network {
         Observation { finding, addresses }
     }
 
-    /// Whether every canary failed in a look that began after `since`.
-    async fn is_cut_off(&self, since: Instant) -> bool {
+    /// Whether every canary failed in a look that began after a probe, or while it ran. That one
+    /// succeeded counts only if it was asked afterwards.
+    async fn is_cut_off(&self, probe: Range<Instant>) -> bool {
         let mut last = self.isolation.lock().await;
-        if let Some((begin, cut_off)) = *last
-            && begin > since
+        if let Some(Look { begin, end, cut_off }) = *last
+            && (begin > probe.end || (cut_off && end > probe.start))
         {
             return cut_off;
         }
@@ -118,7 +128,7 @@ impl Network {
         if self.telemetry.isolated.swap(cut_off, Relaxed) != cut_off {
             warn!(cut_off, "every canary fails: this region is cut off, or no longer");
         }
-        *last = Some((begin, cut_off));
+        *last = Some(Look { begin, end: Instant::now(), cut_off });
         cut_off
     }
 }
@@ -136,7 +146,9 @@ impl Probing for Network {
         };
         match observation.finding.outcome {
             Outcome::Failure(reason, phase) if !self.canaries.is_empty() => {
-                if Box::pin(self.is_cut_off(Instant::now())).await {
+                let end = Instant::now();
+                let begin = end.checked_sub(observation.finding.duration).unwrap_or(end);
+                if Box::pin(self.is_cut_off(begin..end)).await {
                     let finding = &mut observation.finding;
                     finding.outcome = Outcome::because(Reason::LocalIsolated, phase);
                     finding.detail = Some(

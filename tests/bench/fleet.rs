@@ -88,7 +88,7 @@ pub(crate) fn scheduled_against_floor() -> Vec<Row> {
 pub(crate) fn memory_and_scrape() -> Vec<Row> {
     const TARGETS: u32 = 100_000;
     let empty = Exporter::new(EXPORTER).start();
-    let _ = empty.get("/metrics");
+    empty.get("/metrics");
     let base = memory(empty.id(), "VmRSS:");
     drop(empty);
 
@@ -196,7 +196,7 @@ pub(crate) fn start() -> Vec<Row> {
         let builder = if let Some(config) = config { builder.config(config) } else { builder };
         let begin = Instant::now();
         let exporter = builder.start();
-        let _ = exporter.get("/-/healthy");
+        exporter.get("/-/healthy");
         begin.elapsed().as_secs_f64()
     };
     let empty = median((0..9).map(|_| time(None)).collect());

@@ -16,6 +16,8 @@ pub(crate) enum Answer {
     Bytes(Vec<u8>),
     /// The right answer under a wrong id.
     WrongId(Vec<IpAddr>),
+    /// These addresses, after this pause.
+    Late(Vec<IpAddr>, Duration),
     Silence,
 }
 
@@ -31,7 +33,13 @@ pub(crate) struct Dns {
 
 impl Dns {
     pub(crate) fn start(behaviour: impl Fn(usize, &str) -> Answer + Send + 'static) -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        Self::start_on(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind"), behaviour)
+    }
+
+    pub(crate) fn start_on(
+        socket: UdpSocket,
+        behaviour: impl Fn(usize, &str) -> Answer + Send + 'static,
+    ) -> Self {
         let address = socket.local_addr().expect("bound");
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
         let behaviour: Box<Behaviour> = Box::new(behaviour);
@@ -50,7 +58,14 @@ impl Dns {
                 let Some((name, end)) = question(&buffer[..length]) else { continue };
                 let count = questions.fetch_add(1, Ordering::Relaxed);
                 let answer = behaviour.lock().expect("behaviour")(count, &name);
-                if let Some(bytes) = encode(&buffer[..end], &answer) {
+                let Some(bytes) = encode(&buffer[..end], &answer) else { continue };
+                if let Answer::Late(_, pause) = answer {
+                    let socket = socket.try_clone().expect("descriptors");
+                    std::thread::spawn(move || {
+                        std::thread::sleep(pause);
+                        let _ = socket.send_to(&bytes, peer);
+                    });
+                } else {
                     let _ = socket.send_to(&bytes, peer);
                 }
             }
@@ -90,7 +105,7 @@ fn question(bytes: &[u8]) -> Option<(String, usize)> {
 fn encode(question: &[u8], answer: &Answer) -> Option<Vec<u8>> {
     let (ips, code, ttl) = match answer {
         Answer::Addresses(ips, ttl) => (ips.as_slice(), 0, *ttl),
-        Answer::WrongId(ips) => (ips.as_slice(), 0, 60),
+        Answer::WrongId(ips) | Answer::Late(ips, _) => (ips.as_slice(), 0, 0),
         Answer::Code(code) => (&[][..], *code, 0),
         Answer::Bytes(bytes) => return Some(bytes.clone()),
         Answer::Silence => return None,

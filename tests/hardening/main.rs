@@ -14,7 +14,9 @@ use harness::Exporter;
 
 mod access;
 mod dns;
+mod faults;
 mod hostile;
+mod machine;
 mod server;
 
 const EXPORTER: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
