@@ -255,3 +255,37 @@ async fn a_peer_that_drips_is_left_at_the_deadline() {
         assert!(finding.duration < TIMEOUT);
     }
 }
+
+/// Numbers that look random and are the same in every run (a linear congruential generator).
+fn garbage(seed: u64) -> impl Iterator<Item = u8> {
+    std::iter::successors(Some(seed), |it| {
+        Some(it.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+    })
+    .map(|it| it.to_be_bytes()[0])
+}
+
+#[tokio::test]
+async fn garbage_has_an_outcome() {
+    let labelled = Step {
+        labels: Some(vec![("all".to_owned(), template("$0$1${x}"))]),
+        reject: Some(pattern("\\x00{3}")),
+        ..with_send(line("(?P<x>.)[^a]"), "$0")
+    };
+    let steps = vec![labelled, stream("(?s)\\xff.*\\x00"), bytes(b"x"), line("^$")];
+    for seed in 0..100 {
+        let address = peer(move |stream| {
+            let length = usize::try_from(seed).unwrap() * 50;
+            // Some line ends more than chance would give.
+            let words: Vec<u8> =
+                garbage(seed).map(|it| if it < 8 { b'\n' } else { it }).take(length).collect();
+            say(&stream, &words);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = crate::read_all(&stream);
+        });
+        let finding = probe(&address.to_string(), &module(steps.clone()), TIMEOUT).await;
+        assert!(!finding.outcome.is_inconclusive(), "{seed}: {finding:?}");
+        assert!(finding.duration < TIMEOUT, "{seed}: {finding:?}");
+        let detail = finding.detail.unwrap_or_default();
+        assert!(detail.len() < 1000 && !detail.contains(char::is_control), "{detail}");
+    }
+}

@@ -361,7 +361,7 @@ async fn starttls_begins_in_plain_text_and_drops_what_was_not_asked_for() {
         let mut command = [0; 9];
         stream.read_exact(&mut command).unwrap();
         assert_eq!(&command, b"STARTTLS\n");
-        say(&stream, b"220 go\r\n");
+        say(&stream, b"220 go\r\nhello from nobody\r\n");
         serve(server, stream);
     });
     let line = |it| Some(Expect::Line(Pattern::parse(it).unwrap()));
@@ -372,7 +372,11 @@ async fn starttls_begins_in_plain_text_and_drops_what_was_not_asked_for() {
             ..Step::default()
         },
         Step { expect: line("^220"), starttls: true, ..Step::default() },
-        Step { expect: line("^hello$"), ..Step::default() },
+        Step {
+            expect: line("^hello(.*)"),
+            labels: Some(vec![("from".to_owned(), Template::new("$1".to_owned()))]),
+            ..Step::default()
+        },
     ];
     let module = Module {
         query_response,
@@ -385,6 +389,8 @@ async fn starttls_begins_in_plain_text_and_drops_what_was_not_asked_for() {
     assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
     assert!(finding.phases.tls.is_some() && finding.phases.dialogue.is_some());
     assert!(shown(&finding).leaf.is_some());
+    let labels = finding.dialogue.unwrap().labels.unwrap();
+    assert_eq!(labels, [("from".to_owned(), String::new())]);
 }
 
 #[tokio::test]
