@@ -19,7 +19,7 @@ use tracing::Level;
 use crate::config::{Config, ModuleEntry};
 use crate::exposition::own::Own;
 use crate::exposition::{self, Format};
-use crate::http::address::{ExternalUrl, RoutePrefix};
+use crate::http::address::RoutePrefix;
 use crate::http::answer::{Body, pieces, redirect, scrape, text};
 use crate::http::history::{Entry, History};
 use crate::http::pages::Index;
@@ -83,8 +83,8 @@ pub struct App {
     pub timeout_offset_seconds: f64,
     /// Least level of what is shown and logged of a probe's own notes.
     pub log_level: Level,
-    /// Where redirects of `/` lead.
-    pub external_url: ExternalUrl,
+    /// Where `/` leads if the routes are elsewhere.
+    pub home: String,
     /// Prefix of all routes.
     pub route_prefix: RoutePrefix,
     /// Whether the first probe of every monitor is scheduled.
@@ -199,7 +199,7 @@ fn cleaned(path: &str) -> String {
 fn outside(app: &App, path: &str) -> Response<Body> {
     let prefix = app.route_prefix.as_str();
     match path {
-        "/" => redirect(StatusCode::FOUND, &app.external_url.to_string()),
+        "/" => redirect(StatusCode::FOUND, &app.home),
         _ if prefix.strip_suffix('/') == Some(path) => {
             redirect(StatusCode::MOVED_PERMANENTLY, &utf8_percent_encode(prefix, PATH).to_string())
         }

@@ -102,10 +102,11 @@ pub async fn run(
         limits.scheduled,
     )?;
 
-    let port =
-        listeners.first().map(TcpListener::local_addr).transpose()?.map_or(0, |it| it.port());
-    let external_url = settings.external_url.unwrap_or_else(|| ExternalUrl::of_this_machine(port));
-    let prefix = settings.route_prefix.as_deref().unwrap_or_else(|| external_url.path());
+    let url = settings.external_url.as_ref();
+    let prefix = settings.route_prefix.as_deref().or_else(|| url.map(ExternalUrl::path));
+    let route_prefix = RoutePrefix::new(prefix.unwrap_or_default());
+    // Without a URL, `/` leads to where the routes are.
+    let home = url.map_or_else(|| route_prefix.as_str().to_owned(), ToString::to_string);
     let web = Arc::new(web);
     let app = Arc::new(App {
         web: Arc::clone(&web),
@@ -120,8 +121,8 @@ pub async fn run(
         start: Own::starting().start,
         timeout_offset_seconds: settings.timeout_offset_seconds,
         log_level: settings.log.probe,
-        route_prefix: RoutePrefix::new(prefix),
-        external_url,
+        route_prefix,
+        home,
         scheduled: schedule.scheduled(),
     });
 

@@ -103,15 +103,8 @@ impl ExternalUrl {
         }
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
-        Ok(Self { text: url.to_string(), path })
-    }
-
-    /// The one for an exporter that was given none.
-    #[must_use]
-    pub fn of_this_machine(port: u16) -> Self {
-        let host = nix::unistd::gethostname().ok();
-        let host = host.as_ref().and_then(|it| it.to_str()).unwrap_or("localhost");
-        Self { text: format!("http://{host}:{port}/"), path: String::new() }
+        let text = if text.starts_with('/') { path.clone() } else { url.to_string() };
+        Ok(Self { text, path })
     }
 
     /// Its path.
@@ -188,7 +181,7 @@ mod tests {
         for (text, expected) in [
             ("http://host:1/a/", "http://host:1/a"),
             ("https://host", "https://host/"),
-            ("/a/b/", "http://localhost/a/b"),
+            ("/a/b/", "/a/b"),
         ] {
             assert_eq!(ExternalUrl::parse(text).unwrap().to_string(), expected, "{text}");
         }

@@ -130,6 +130,18 @@ fn several_addresses_are_listened_on() {
 }
 
 #[test]
+fn without_a_host_both_families_are_listened_on() {
+    let exporter = exporter_with(&["--web.listen-address=:0"]);
+    let port = exporter.address().port();
+    let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    for host in ["127.0.0.1", "::1"].into_iter().take(1 + usize::from(has_ipv6)) {
+        let address = std::net::SocketAddr::new(host.parse().unwrap(), port);
+        let answer = harness::http::request(address, "GET", "/-/healthy", &[], b"").unwrap();
+        assert_eq!(answer.status, 200, "{host}");
+    }
+}
+
+#[test]
 fn logs_are_logfmt_or_json() {
     let logfmt = exporter_with(&[]).log();
     let json = exporter_with(&["--log.format=json"]).log();

@@ -165,6 +165,17 @@ fn a_prefix_moves_every_route() {
 }
 
 #[test]
+fn a_prefix_alone_is_where_the_root_leads() {
+    for (flag, home) in [("--web.route-prefix=pre", "/pre/"), ("--web.external-url=/pre/", "/pre")]
+    {
+        let exporter = exporter_with(&[flag]);
+        let answer = exporter.get("/");
+        assert_eq!((answer.status, answer.header("location")), (302, Some(home)), "{flag}");
+        assert_eq!(exporter.get("/pre/-/healthy").status, 200, "{flag}");
+    }
+}
+
+#[test]
 fn a_prefix_of_its_own_leaves_the_external_url_alone() {
     let exporter = exporter_with(&["--web.external-url=http://host/out", "--web.route-prefix=/"]);
     assert_eq!(exporter.get("/-/healthy").status, 200);
