@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use harness::process::Process;
-use harness::servers::{self, dovecot, free_port, nginx, ngircd, openssh, postfix};
+use harness::servers::{self, dovecot, free_port, nginx, ngircd, openssh, postfix, rabbitmq};
 use harness::{ClosedPort, Exporter, Metrics, PATIENCE, http, wait_until};
 
 use crate::BINARY;
@@ -141,4 +141,55 @@ fn default_file_of_upstream_finds_the_same() {
     // Modules of other probers are there and say what they are.
     let response = pair.ours.get(&format!("/probe?module=icmp&target={}", openssh.target()));
     assert_eq!(response.status, 400, "{}", response.text());
+}
+
+/// What upstream's examples have learned since Debian's version: labels from a banner, and a
+/// broker that answers a greeting it does not know with the name of its protocol and hangs up.
+#[test]
+fn later_examples_of_upstream_work_too() {
+    let name = "later_examples_of_upstream_work_too";
+    if !servers::available(name, &[openssh::PROGRAMS, rabbitmq::PROGRAMS].concat()) {
+        return;
+    }
+    let (openssh, rabbitmq) = (openssh::start(), rabbitmq::start());
+    let exporter = Exporter::new(BINARY)
+        .config(&format!(
+            r#"
+modules:
+  banner:
+    prober: tcp
+    timeout: 5s
+    tcp:
+      query_response:
+        - expect: "^SSH-2.0-([^ -]+)(?: (.*))?$"
+          labels:
+            - {{name: software, value: "${{1}}"}}
+            - {{name: comments, value: "${{2}}"}}
+  broker:
+    prober: tcp
+    timeout: 30s
+    tcp:
+      query_response:
+        - send: "HELO\r"
+        - send: "\r"
+        - send: "\r"
+        - send: "\r"
+        - expect: "AMQP"
+      tls: true
+      tls_config:
+        ca_file: {}
+"#,
+            rabbitmq.ca_file().display()
+        ))
+        .start();
+
+    let banner = exporter.probe(&openssh.target(), "banner");
+    let broker = exporter.probe(&rabbitmq.target_of(1), "broker");
+
+    assert!(banner.is_success(), "{}", banner.text);
+    let software = banner.label("probe_expect_info", "software").expect("a label");
+    assert!(software.starts_with("OpenSSH_"), "{software}");
+    let comments = banner.label("probe_expect_info", "comments").expect("a label");
+    assert!(comments.starts_with("Debian"), "{comments}");
+    assert!(broker.is_success(), "{}", broker.text);
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ. It takes seconds to start: once per test binary.
+//! RabbitMQ: port 0 is AMQP, port 1 is AMQP over TLS.
 
 use super::{Home, Server, free_port};
 use crate::{PATIENCE, wait_until};
@@ -9,11 +9,16 @@ pub const PROGRAMS: &[&str] = &["rabbitmq-server", "erl"];
 #[must_use]
 pub fn start() -> Server {
     let home = Home::new("rabbitmq", Some("rabbitmq"));
-    let port = free_port();
+    home.certify();
+    let (port, secure) = (free_port(), free_port());
     let config = format!(
-        "listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.console.level = info\n\
+        "listeners.tcp.1 = 127.0.0.1:{port}\nlisteners.ssl.1 = 127.0.0.1:{secure}\n\
+         ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\nlog.console = true\nlog.console.level = info\n\
          log.console.use_colors = off\nlog.file = false\n\
-         distribution.listener.interface = 127.0.0.1\n"
+         distribution.listener.interface = 127.0.0.1\n",
+        home.file("ca.pem"),
+        home.file("cert.pem"),
+        home.file("key.pem"),
     );
     let config = home.write("rabbitmq.conf", &config);
     // Debian's wrapper on the path writes to the system's log directory; this one does not.
@@ -32,7 +37,7 @@ pub fn start() -> Server {
     ] {
         command.env(key, value);
     }
-    let server = Server::start(home, &[port], command);
+    let server = Server::start(home, &[port, secure], command);
     wait_until(PATIENCE, || {
         let log = server.log();
         if log.contains("startup complete") { Ok(()) } else { Err(log) }
