@@ -56,33 +56,51 @@ pub(crate) fn scheduled_against_floor() -> Vec<Row> {
         (success, _) if success > f64::from(RATE) * 3.0 => Ok(()),
         state => Err(format!("{state:?}")),
     });
-    let (mut ours, mut floors) = (Vec::new(), Vec::new());
-    for _ in 0..5 {
-        // Both run in the same seconds, one after the other being no fairer on a shared machine.
-        let (before, (start, _)) = (cpu(exporter.id()), probes(&exporter));
-        std::thread::sleep(Duration::from_secs(6));
-        let ((end, _), after) = (probes(&exporter), cpu(exporter.id()));
-        ours.push((after - before) / (end - start));
-        exporter.signal(nix::sys::signal::Signal::SIGSTOP);
+    let floor = |polite| {
         let output = std::process::Command::new(std::env::current_exe().expect("a path"))
-            .args(["floor", &RATE.to_string(), "6", &port, &RATE.to_string()])
+            .args(["floor", &RATE.to_string(), "5", &port, &RATE.to_string(), polite])
             .output()
             .expect("the floor runs");
-        exporter.signal(nix::sys::signal::Signal::SIGCONT);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        floors.push(text.lines().last().and_then(|it| it.parse::<f64>().ok()).expect("a figure"));
+        text.lines().last().and_then(|it| it.parse::<f64>().ok()).expect("a figure")
+    };
+    let (mut ours, mut floors, mut polite) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let (before, (start, _)) = (cpu(exporter.id()), probes(&exporter));
+        std::thread::sleep(Duration::from_secs(5));
+        let ((end, _), after) = (probes(&exporter), cpu(exporter.id()));
+        ours.push((after - before) / (end - start));
+        // The others have the machine to themselves, as it had.
+        exporter.signal(nix::sys::signal::Signal::SIGSTOP);
+        floors.push(floor("0"));
+        polite.push(floor("1"));
+        exporter.signal(nix::sys::signal::Signal::SIGCONT);
         std::thread::sleep(Duration::from_secs(3));
     }
     let (_, bad) = probes(&exporter);
-    let (ours, floor) = (median(ours), median(floors));
-    eprintln!("{:.1} µs against {:.1} µs; {bad} not successful", ours * 1e6, floor * 1e6);
-    vec![at_most(
-        "CPU per scheduled probe / epoll floor",
-        ours / floor,
-        "",
-        (1.5, "≤ 1.5"),
-        (1.25, "≤ 1.25"),
-    )]
+    let (ours, floor, polite) = (median(ours), median(floors), median(polite));
+    eprintln!(
+        "{:.1} µs; floor {:.1} µs, with a polite close {:.1} µs; {bad} not successful",
+        ours * 1e6,
+        floor * 1e6,
+        polite * 1e6
+    );
+    vec![
+        at_most(
+            "CPU per scheduled probe / epoll floor",
+            ours / floor,
+            "",
+            (1.5, "≤ 1.5"),
+            (1.25, "≤ 1.25"),
+        ),
+        at_most(
+            "the same / epoll floor that closes politely too",
+            ours / polite,
+            "",
+            (1.5, ""),
+            (1.25, ""),
+        ),
+    ]
 }
 
 pub(crate) fn memory_and_scrape() -> Vec<Row> {

@@ -1,23 +1,28 @@
 //! The floor: what a connect check costs in a bare epoll loop. Socket, connect, epoll, the
 //! socket's error, close; nothing is measured, judged or written down.
+//!
+//! The polite floor makes the system calls of an honest check too: it asks for the error queue,
+//! half-closes, and waits for the peer's end before it closes.
 
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, connect, getsockopt, recv,
+    setsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-/// `floor RATE SECONDS PORT TARGETS`: prints CPU seconds per probe.
+/// `floor RATE SECONDS PORT TARGETS POLITE`: prints CPU seconds per probe.
 pub(crate) fn main(words: &[String]) {
     let number = |at: usize| words[at].parse::<u32>().expect("a number");
     let (rate, seconds, port, targets) = (number(0), number(1), number(2), number(3));
     let port = u16::try_from(port).expect("a port");
+    let polite = number(4) == 1;
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll");
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
@@ -26,11 +31,13 @@ pub(crate) fn main(words: &[String]) {
     timer.set(every, TimerSetTimeFlags::empty()).expect("it ticks");
     epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX)).expect("it watches");
 
+    let wanted_events = EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
     println!("started");
     let cpu = || super::process::cpu(std::process::id());
     let (begin, before) = (Instant::now(), cpu());
-    let mut sockets: Vec<Option<_>> = (0..4096).map(|_| None).collect();
+    let mut sockets: Vec<Option<OwnedFd>> = (0..4096).map(|_| None).collect();
     let mut events = vec![EpollEvent::empty(); 256];
+    let mut buffer = [0; 2048];
     let (mut started, mut finished) = (0_u64, 0_u64);
     while begin.elapsed() < Duration::from_secs(seconds.into()) {
         let count = epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
@@ -40,9 +47,24 @@ pub(crate) fn main(words: &[String]) {
                 timer.wait().ok();
                 continue;
             }
-            if let Some(socket) = usize::try_from(key).ok().and_then(|it| sockets[it].take()) {
-                assert_eq!(getsockopt(&socket, sockopt::SocketError), Ok(0));
-                finished += 1;
+            let place = &mut sockets[usize::try_from(key).expect("small")];
+            let ended = event.events().contains(EpollFlags::EPOLLRDHUP);
+            match place {
+                None => {}
+                Some(socket) if polite && ended => {
+                    let _ = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty());
+                    *place = None;
+                    finished += 1;
+                }
+                Some(socket) => {
+                    assert_eq!(getsockopt(socket, sockopt::SocketError), Ok(0));
+                    if polite {
+                        shutdown(socket.as_raw_fd(), Shutdown::Write).expect("it is connected");
+                    } else {
+                        *place = None;
+                        finished += 1;
+                    }
+                }
             }
         }
         let wanted = begin.elapsed().as_micros() as u64 * u64::from(rate) / 1_000_000;
@@ -54,6 +76,9 @@ pub(crate) fn main(words: &[String]) {
             if place.is_some() {
                 break;
             }
+            if polite {
+                setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("an option");
+            }
             let address =
                 super::fleet::address(u32::try_from(started % u64::from(targets)).expect("small"));
             let [a, b, c, d] = Ipv4Addr::octets(&address);
@@ -62,9 +87,7 @@ pub(crate) fn main(words: &[String]) {
                 Err(errno) => panic!("connect: {errno}"),
             }
             let key = started % 4096;
-            epoll
-                .add(&socket, EpollEvent::new(EpollFlags::EPOLLOUT | EpollFlags::EPOLLET, key))
-                .expect("it watches");
+            epoll.add(&socket, EpollEvent::new(wanted_events, key)).expect("it watches");
             sockets[usize::try_from(key).expect("small")] = Some(socket);
             started += 1;
         }
