@@ -110,14 +110,14 @@ impl Prober {
                 let literal = probe.address.host.ip().is_some();
                 finding.phases.resolve =
                     Some(if literal { Duration::ZERO } else { deadline.start.elapsed() });
-                self.run(peer, &probe, deadline, finding, journal).await
+                self.run(peer, &probe, deadline, &mut finding, journal).await;
             }
             Err(trouble) => {
                 conclude(&mut finding, &trouble, Phase::Resolve, journal);
                 finding.duration = deadline.start.elapsed();
-                finding
             }
         }
+        finding
     }
 
     /// Probes one address of the target, as if resolved.
@@ -130,7 +130,8 @@ impl Prober {
         let deadline = Deadline::begin(probe.timeout);
         let mut finding = Finding::new(Outcome::Success, probe.timeout);
         finding.phases.resolve = Some(Duration::ZERO);
-        self.run(peer, &probe, deadline, finding, journal).await
+        self.run(peer, &probe, deadline, &mut finding, journal).await;
+        finding
     }
 
     /// Every address of a host that the module may use, the preferred family first.
@@ -183,13 +184,13 @@ impl Prober {
         peer: SocketAddr,
         probe: &Probe<'_>,
         deadline: Deadline,
-        mut finding: Finding,
+        finding: &mut Finding,
         journal: &mut Journal,
-    ) -> Finding {
+    ) {
         let wire = match resolve::scoped(peer, &probe.address.host) {
-            Ok(peer) => self.reach(peer, probe, deadline, &mut finding, journal).await,
+            Ok(peer) => self.reach(peer, probe, deadline, finding, journal).await,
             Err(trouble) => {
-                conclude(&mut finding, &trouble, Phase::Resolve, journal);
+                conclude(finding, &trouble, Phase::Resolve, journal);
                 None
             }
         };
@@ -208,7 +209,6 @@ impl Prober {
         if let Some(wire) = wire {
             wire.close(probe.module.close).await;
         }
-        finding
     }
 
     /// Judges, connects and talks. Returns what is still open.

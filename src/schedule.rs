@@ -43,10 +43,15 @@ impl Schedule {
         let (stop, stopped) = oneshot::channel();
         let (tell, scheduled) = watch::channel(false);
         let (plans, planned) = mpsc::channel(1);
-        let feed = Feed { prober, telemetry: Arc::clone(&telemetry), shard, configs, plans, tell };
+        let draft = Draft { prober, telemetry: Arc::clone(&telemetry), shard };
+        let mut feed = Feed { draft: Arc::new(draft), configs, plans, tell };
+        // On the thread that read the configuration: the rows fill the memory that reading it
+        // left behind.
+        let first = feed.draft.plan(&feed.configs.borrow_and_update());
         let thread = thread::Builder::new().name("schedule".to_owned()).spawn(move || {
             runtime.block_on(async {
-                tokio::join!(feed.run(stopped), scheduler::run(store, telemetry, limit, planned));
+                let feed = feed.run(first, stopped);
+                tokio::join!(feed, scheduler::run(store, telemetry, limit, planned));
             });
         })?;
         Ok(Self { thread, scheduled, _stop: stop })
@@ -67,10 +72,33 @@ impl Schedule {
     }
 }
 
-struct Feed {
+/// Turns configurations into plans.
+struct Draft {
     prober: Arc<Prober>,
     telemetry: Arc<Telemetry>,
     shard: Shard,
+}
+
+impl Draft {
+    fn plan(&self, config: &Config) -> Plan<Network> {
+        let targets = config.monitors.iter().flat_map(Monitor::targets);
+        Plan {
+            rows: targets.filter(|it| self.shard.holds(it)).map(Store::row).collect(),
+            bounds: Arc::clone(&config.buckets),
+            probing: Arc::new(Network::new(
+                Arc::clone(&self.prober),
+                // The configuration itself names these targets.
+                Arc::new(Access::unrestricted()),
+                config.canaries.clone(),
+                Arc::clone(&self.telemetry),
+            )),
+            scheduled: None,
+        }
+    }
+}
+
+struct Feed {
+    draft: Arc<Draft>,
     configs: watch::Receiver<Arc<Config>>,
     plans: mpsc::Sender<Plan<Network>>,
     tell: watch::Sender<bool>,
@@ -78,11 +106,12 @@ struct Feed {
 
 impl Feed {
     /// Sends a plan for every configuration until told to stop.
-    async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+    async fn run(mut self, first: Plan<Network>, mut stop: oneshot::Receiver<()>) {
+        let mut plan = first;
         loop {
-            let config = Arc::clone(&self.configs.borrow_and_update());
             let (scheduled, done) = oneshot::channel();
-            if self.plans.send(self.plan(&config, scheduled)).await.is_err() {
+            plan.scheduled = Some(scheduled);
+            if self.plans.send(plan).await.is_err() {
                 return;
             }
             if done.await.is_ok() {
@@ -92,22 +121,13 @@ impl Feed {
                 _ = &mut stop => return,
                 changed = self.configs.changed() => if changed.is_err() { return },
             }
-        }
-    }
-
-    fn plan(&self, config: &Config, scheduled: oneshot::Sender<()>) -> Plan<Network> {
-        let targets = config.monitors.iter().flat_map(Monitor::targets);
-        Plan {
-            targets: targets.filter(|it| self.shard.holds(it)).collect(),
-            bounds: Arc::clone(&config.buckets),
-            probing: Arc::new(Network::new(
-                Arc::clone(&self.prober),
-                // The configuration itself names these targets.
-                Arc::new(Access::unrestricted()),
-                config.canaries.clone(),
-                Arc::clone(&self.telemetry),
-            )),
-            scheduled: Some(scheduled),
+            let config = Arc::clone(&self.configs.borrow_and_update());
+            let draft = Arc::clone(&self.draft);
+            // Not on this thread, whose probes must not wait for a large plan.
+            match tokio::task::spawn_blocking(move || draft.plan(&config)).await {
+                Ok(next) => plan = next,
+                Err(_) => return,
+            }
         }
     }
 }

@@ -57,8 +57,9 @@ pub trait Probing {
 /// What shall be watched from now on.
 #[derive(Debug)]
 pub struct Plan<P> {
-    /// Every target. Identities, monitor name and address, are unique.
-    pub targets: Vec<Target>,
+    /// A row for every target, of which nothing is known yet. Identities, monitor name and
+    /// address, are unique.
+    pub rows: Vec<Arc<Row>>,
     /// Upper bounds of the duration histograms in seconds, ascending.
     pub bounds: Arc<[f64]>,
     /// Who looks.
@@ -231,15 +232,16 @@ impl<P> Scheduler<P> {
 
         let clock = Clock::read();
         let mut kept = vec![false; self.entries.len()];
-        let mut rows = Vec::with_capacity(plan.targets.len());
+        let mut rows = Vec::with_capacity(plan.rows.len());
         let mut added = Vec::new();
-        for target in plan.targets {
+        for new in plan.rows {
+            let target = &new.target;
             match places.get(&(&*target.monitor.name, &target.address)) {
-                Some(&(place, row)) if row.target.probes_like(&target) => {
+                Some(&(place, row)) if row.target.probes_like(target) => {
                     kept[place] = true;
                     rows.push(self.keep(place, row, target, clock));
                 }
-                Some(_) | None => added.push(target),
+                Some(_) | None => added.push(new),
             }
         }
         for (place, kept) in kept.into_iter().enumerate() {
@@ -247,7 +249,10 @@ impl<P> Scheduler<P> {
                 self.free.extend(u32::try_from(place));
             }
         }
-        rows.extend(added.into_iter().map(|target| self.add(target, clock)));
+        for row in added {
+            self.add(Arc::clone(&row), clock);
+            rows.push(row);
+        }
         self.store.replace(rows, &plan.bounds);
         if let Some(scheduled) = plan.scheduled {
             // Nobody may be waiting for it.
@@ -255,13 +260,13 @@ impl<P> Scheduler<P> {
         }
     }
 
-    fn keep(&mut self, place: usize, row: &Arc<Row>, target: Target, clock: Clock) -> Arc<Row> {
+    fn keep(&mut self, place: usize, row: &Arc<Row>, target: &Target, clock: Clock) -> Arc<Row> {
         if row.target.monitor == target.monitor && row.target.service == target.service {
             return Arc::clone(row);
         }
         let rescheduled = row.target.monitor.interval != target.monitor.interval;
-        let next_regular = self.tick(clock.next_regular(&target));
-        let row = Store::redefine(row, target);
+        let next_regular = self.tick(clock.next_regular(target));
+        let row = Store::redefine(row, target.clone());
         if let (Some(Some(entry)), Ok(index)) = (self.entries.get_mut(place), u32::try_from(place))
         {
             entry.row = Arc::clone(&row);
@@ -274,11 +279,11 @@ impl<P> Scheduler<P> {
         row
     }
 
-    fn add(&mut self, target: Target, clock: Clock) -> Arc<Row> {
+    fn add(&mut self, row: Arc<Row>, clock: Clock) {
+        let target = &row.target;
         let counters = self.telemetry.module(&target.monitor.module.name);
-        let next_regular = self.tick(clock.next_regular(&target));
+        let next_regular = self.tick(clock.next_regular(target));
         let first = self.tick(clock.now + remainder(target.hash(), FIRST_PROBE_WITHIN));
-        let row = Store::row(target);
         self.tenants = self.tenants.wrapping_add(1);
         let tenant = self.tenants;
         let entry = Entry { row: Arc::clone(&row), counters, tenant, next_regular, current: None };
@@ -295,7 +300,6 @@ impl<P> Scheduler<P> {
         } else {
             (next_regular, slot, Run::Regular)
         }));
-        row
     }
 
     fn entry(&mut self, slot: Slot) -> Option<&mut Entry> {

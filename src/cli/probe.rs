@@ -29,8 +29,18 @@ const MANY: usize = 24;
 /// The timeout where neither the flag nor the module sets one.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
+const EXAMPLES: &str = "\
+Examples:
+  tcp_probe_exporter probe db.example.com:5432
+  tcp_probe_exporter probe db.example.com:22,3306,8000-8010 '[2001:db8::1]:443'
+  tcp_probe_exporter probe --module=postgresql --count=10 db.example.com:5432
+  tcp_probe_exporter probe --json mail.example.com:25 | jq .reason
+
+Ends with 0 if all ports are open, 1 if some are not, 2 if this machine could not look.";
+
 /// The words after `probe`.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Words {
     /// What to probe: HOST:PORT, with more ports as HOST:22,80 or HOST:8000-8010.
     #[arg(required = true, value_name = "HOST:PORT[,PORT|-PORT]")]

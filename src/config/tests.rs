@@ -464,7 +464,9 @@ fn secrets_stay_in_the_file() {
 /// Files that people start from.
 fn shipped() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    let mut files = vec![root.join("exporter.yml")];
+    let mut files = ["exporter.yml", "compose/exporter.yml", "try/exporter.yml"]
+        .map(|it| root.join(it))
+        .to_vec();
     for entry in std::fs::read_dir(root.join("examples")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|it| it == "yml") {
@@ -491,7 +493,19 @@ fn every_example_loads_without_a_word() {
         assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
         let text = loaded.config.text();
         assert_eq!(accept(&text).text(), text, "{}", path.display());
+        // A reader that is not ours agrees that it is YAML.
+        let value: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+        assert!(value.get("modules").is_some_and(serde_yaml::Value::is_mapping), "{text}");
     }
+}
+
+#[test]
+fn the_configuration_for_kubernetes_loads() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/kubernetes/configmap.yml");
+    let map: serde_yaml::Value =
+        serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let config = accept(map["data"]["exporter.yml"].as_str().unwrap());
+    assert!(!config.monitors.is_empty());
 }
 
 #[test]
@@ -852,6 +866,9 @@ const PIECES: &[&str] = &[
 ];
 
 proptest::proptest! {
+    // What was found once becomes a test of its own, not a file beside the sources.
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
     #[test]
     fn any_text_is_read_or_refused(text in ".{0,200}") {
         let _ = read(&text, &empty());

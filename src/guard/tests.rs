@@ -187,6 +187,9 @@ fn what_the_configuration_names_itself_is_not_judged() {
 }
 
 proptest::proptest! {
+    // What was found once becomes a test of its own, not a file beside the sources.
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
     #[test]
     fn any_rule_is_read_or_refused(text in ".{0,40}") {
         let _ = Rule::parse(&text);

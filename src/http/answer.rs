@@ -113,7 +113,6 @@ pub fn page(body: impl Into<Bytes>, policy: &str) -> Response<Body> {
     if let Ok(policy) = HeaderValue::from_str(policy) {
         headers.insert(CONTENT_SECURITY_POLICY, policy);
     }
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -128,8 +127,14 @@ pub fn typed(
 ) -> Response<Body> {
     let mut response = Response::new(Body::Whole(Full::new(body.into())));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    type_headers(response.headers_mut(), content_type);
     response
+}
+
+/// What a body is, and that browsers must not guess otherwise: it may quote a peer.
+fn type_headers(headers: &mut HeaderMap, content_type: &'static str) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// A redirect.
@@ -205,7 +210,7 @@ impl io::Write for PieceWriter {
 }
 
 fn scrape_headers(headers: &mut HeaderMap, content_type: &'static str, encoded: bool) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    type_headers(headers, content_type);
     headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     if encoded {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));

@@ -222,7 +222,12 @@ fn heading(
         Unit::Group(name) => {
             let needed = row.target.monitor.group.as_ref().map_or(1, |it| it.min_up.get());
             let enough = not_down >= usize::try_from(needed).unwrap_or(usize::MAX);
-            let class = if enough { class } else { Standing::Down.class() };
+            // A group with a member down has lost its redundancy; it is not down.
+            let class = match (enough, not_down == members) {
+                (false, _) => Standing::Down.class(),
+                (true, false) => Standing::Doubtful.class(),
+                (true, true) => class,
+            };
             writeln!(
                 f,
                 "<tr class=\"unit\"><th scope=\"rowgroup\" colspan=\"6\">Group {} \
@@ -279,7 +284,7 @@ fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, now: Timestamp) -
     if let Some(latency) = state.last.as_ref().and_then(|it| it.latency) {
         write!(f, "{}", Latency(latency.into()))?;
     }
-    write!(f, "<td>{}<td class=\"number optional\">", Bars(state.strip))?;
+    write!(f, "<td class=\"strip\">{}<td class=\"number optional\">", Bars(state.strip))?;
     match &state.last {
         Some(last) => writeln!(f, "{} ago", Age::since(last.at, now)),
         None => writeln!(f, "not yet"),
@@ -581,7 +586,9 @@ mod tests {
         let rows = [row("a", Some("pair"), "xxx"), row("b", Some("pair"), "o")];
         let page = page(&rows, &[], "");
         assert!(
-            page.contains("Group pair <span class=\"more\"><span class=\"down\">1 of 2 not down")
+            page.contains(
+                "Group pair <span class=\"more\"><span class=\"doubtful\">1 of 2 not down"
+            )
         );
         assert!(page.contains("1 needed"));
     }

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// Least lateness that counts as a stall: a busy machine delays timers by some milliseconds.
-const MIN_SLACK: Duration = Duration::from_millis(250);
+const MIN_SLACK: Duration = Duration::from_millis(500);
 
 /// A timer so late that the process may have been stopped.
 const LATE: Duration = Duration::from_millis(50);
@@ -60,7 +60,8 @@ impl Deadline {
         }
         // Resumed after a stop, the runtime fires its timers before it has looked at its sockets
         // (epoll_wait(2) ends with EINTR then): they get their turn.
-        if let Ok(output) = tokio::time::timeout(GRACE, future).await {
+        // Boxed, as every waiting probe would keep room for it.
+        if let Ok(output) = Box::pin(tokio::time::timeout(GRACE, future)).await {
             return Ok(output);
         }
         // Every wait before this one ended by the deadline, unless it was woken late.

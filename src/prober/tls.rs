@@ -110,7 +110,7 @@ impl TlsClient {
         journal: &mut Journal,
     ) -> (Option<TlsFinding>, Result<Secured, Refused>) {
         let settings = &*probe.module.tls_settings;
-        let (ready, name) = match (self.ready(settings), server_name(probe)) {
+        let (ready, name) = match (self.ready(settings), server_name_of(probe)) {
             (Ok(ready), Ok(name)) => (ready, name),
             (Err(trouble), _) | (_, Err(trouble)) => {
                 return (None, Err(Refused { trouble, stream: Some(stream) }));
@@ -320,7 +320,7 @@ fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVers
 }
 
 /// The name to verify: of the module, of the request, of the target.
-fn server_name(probe: &Probe<'_>) -> Result<ServerName<'static>, Trouble> {
+fn server_name_of(probe: &Probe<'_>) -> Result<ServerName<'static>, Trouble> {
     let configured = probe.module.tls_settings.server_name.as_deref();
     let named = configured.into_iter().chain(probe.hostname).find(|it| !it.is_empty());
     let text = match (named, &probe.address.host) {
@@ -405,6 +405,9 @@ pub(super) fn explained(err: &Error) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
+    use crate::guard::Access;
+    use crate::module::Module;
 
     fn settings(min: Option<TlsVersion>, max: Option<TlsVersion>) -> TlsSettings {
         TlsSettings { min_version: min, max_version: max, ..TlsSettings::default() }
@@ -425,6 +428,31 @@ mod tests {
         check(None, Some(Tls12), Ok(1));
         check(None, Some(Tls11), Err(Reason::LocalConfig));
         check(Some(Tls13), Some(Tls12), Err(Reason::LocalConfig));
+    }
+
+    #[track_caller]
+    fn check_name(configured: Option<&str>, hostname: Option<&str>, target: &str, expected: &str) {
+        let mut module = Module::connect("m");
+        let server_name = configured.map(str::to_owned);
+        module.tls_settings = TlsSettings { server_name, ..TlsSettings::default() }.into();
+        let address = Address::parse(target).unwrap();
+        let access = Access::default();
+        let timeout = Duration::ZERO;
+        let probe =
+            Probe { address: &address, module: &module, hostname, timeout, access: &access };
+        let name = server_name_of(&probe).map(|it| it.to_str().into_owned());
+        assert_eq!(name.unwrap_or_else(|it| it.detail), expected);
+    }
+
+    #[test]
+    fn the_name_to_verify() {
+        check_name(None, None, "db.test.:1", "db.test");
+        check_name(None, Some("b.test"), "db.test:1", "b.test");
+        check_name(Some("a.test"), Some("b.test"), "db.test:1", "a.test");
+        check_name(Some(""), Some(""), "db_1.test:1", "db_1.test");
+        check_name(None, None, "[::1]:1", "::1");
+        check_name(None, None, "[::ffff:192.0.2.1]:1", "192.0.2.1");
+        check_name(Some("a b"), None, "db.test:1", "`a b` cannot be a server name");
     }
 
     #[test]

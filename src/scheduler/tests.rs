@@ -55,7 +55,7 @@ impl Simulation {
     async fn watch(&self, monitors: &[Arc<Monitor>]) {
         let (scheduled, was_scheduled) = oneshot::channel();
         let plan = Plan {
-            targets: monitors.iter().flat_map(Monitor::targets).collect(),
+            rows: monitors.iter().flat_map(Monitor::targets).map(Store::row).collect(),
             bounds: Arc::new([0.1, 1.0]),
             probing: Arc::clone(&self.story),
             scheduled: Some(scheduled),

@@ -106,7 +106,7 @@ pub(crate) fn scheduled_against_floor() -> Vec<Row> {
 pub(crate) fn memory_and_scrape() -> Vec<Row> {
     const TARGETS: u32 = 100_000;
     let empty = Exporter::new(EXPORTER).start();
-    empty.get("/metrics");
+    let _ = empty.get("/metrics");
     let base = memory(empty.id(), "VmRSS:");
     drop(empty);
 
@@ -214,7 +214,7 @@ pub(crate) fn start() -> Vec<Row> {
         let builder = if let Some(config) = config { builder.config(config) } else { builder };
         let begin = Instant::now();
         let exporter = builder.start();
-        exporter.get("/-/healthy");
+        let _ = exporter.get("/-/healthy");
         begin.elapsed().as_secs_f64()
     };
     let empty = median((0..9).map(|_| time(None)).collect());

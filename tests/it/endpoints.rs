@@ -181,3 +181,14 @@ fn a_prefix_of_its_own_leaves_the_external_url_alone() {
     assert_eq!(exporter.get("/-/healthy").status, 200);
     assert_eq!(exporter.get("/").status, 200);
 }
+
+/// What is answered may quote a peer, whose words must never become a page.
+#[test]
+fn browsers_must_not_guess_what_an_answer_is() {
+    let exporter = exporter();
+    let probe = "/probe?target=127.0.0.1:0";
+    for path in [probe, "/logs?id=0", "/logs", "/metrics", "/config", "/", "/sd", "/%zz", "/a//b"] {
+        let answer = exporter.get(path);
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+    }
+}

@@ -288,7 +288,8 @@ fn more_probes_than_places_get_503_naming_the_reason() {
                   [{expect: never}]\n";
     let exporter = Exporter::new(EXPORTER).config(config).limit("--nofile=64").start();
     let path = format!("/probe?module=wait&target={}", listener.target());
-    let headers = [(SCRAPE_TIMEOUT, "3")];
+    // Long enough for all of them to come while the first ones wait.
+    let headers = [(SCRAPE_TIMEOUT, "8")];
 
     let answers: Vec<_> = std::thread::scope(|scope| {
         let clients: Vec<_> =

@@ -10,7 +10,7 @@ use tcp_probe_exporter::module::template::Template;
 use tcp_probe_exporter::module::{Expect, Module, Send, Step};
 use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason};
 
-use crate::{TIMEOUT, failure, peer, probe, say};
+use crate::{SILENCE, TIMEOUT, failure, peer, probe, say};
 
 fn pattern(text: &str) -> Pattern {
     Pattern::parse(text).unwrap()
@@ -95,8 +95,7 @@ async fn silence_is_a_timeout_and_not_a_mismatch() {
         say(&stream, b"100 wait\r\nnot yet");
         let _ = crate::read_all(&stream);
     });
-    let timeout = Duration::from_millis(300);
-    let finding = probe(&address.to_string(), &module(vec![line("^220")]), timeout).await;
+    let finding = probe(&address.to_string(), &module(vec![line("^220")]), SILENCE).await;
     check(&finding, Reason::ExpectTimeout, false, false);
     assert!(finding.detail.unwrap().contains("not yet"));
 }
@@ -249,8 +248,7 @@ async fn a_peer_that_drips_is_left_at_the_deadline() {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
-        let timeout = Duration::from_millis(500);
-        let finding = probe(&address.to_string(), &module(vec![step]), timeout).await;
+        let finding = probe(&address.to_string(), &module(vec![step]), SILENCE).await;
         check(&finding, Reason::ExpectTimeout, false, false);
         assert!(finding.duration < TIMEOUT);
     }

@@ -24,6 +24,10 @@ mod tls;
 /// Long enough that no machine is too busy for it.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// For what never comes: so long that this machine is late by a small part of it only, since a
+/// wait that ends very late is our own fault.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// Probes a target once.
 async fn probe(target: &str, module: &Module, timeout: Duration) -> Finding {
     let address = Address::parse(target).unwrap();

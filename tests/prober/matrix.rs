@@ -9,10 +9,7 @@ use harness::{Listener, Netns};
 use tcp_probe_exporter::module::{Module, Resolver};
 use tcp_probe_exporter::outcome::{Finding, IcmpError, Outcome, Phase, Reason};
 
-use crate::{TIMEOUT, failure, probe};
-
-/// For what never answers: long enough for a second SYN.
-const SILENCE: Duration = Duration::from_millis(1500);
+use crate::{SILENCE, TIMEOUT, failure, probe};
 
 /// Three hosts in a row. The network 10.97.0.0/24 (`fd00:97::/64`) is known to near only, through
 /// the router.

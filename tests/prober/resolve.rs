@@ -13,7 +13,7 @@ use tcp_probe_exporter::prober::{Probe, Prober};
 use tokio::task::JoinSet;
 
 use crate::names::{Answer, NameServer};
-use crate::{TIMEOUT, failure, probe};
+use crate::{SILENCE, TIMEOUT, failure, probe};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -60,8 +60,7 @@ async fn why_a_name_has_no_address() {
         assert_eq!(finding.outcome, expected, "{name}: {finding:?}");
         assert_eq!(finding.phases.resolve.is_some(), expected == Outcome::Success);
     }
-    let timeout = Duration::from_secs(1);
-    let finding = probe(&format!("silent.test:{port}"), &module, timeout).await;
+    let finding = probe(&format!("silent.test:{port}"), &module, SILENCE).await;
     assert_eq!(finding.outcome, failure(Reason::DnsTimeout, Phase::Resolve), "{finding:?}");
     assert_eq!(finding.peer, None);
 }
@@ -101,7 +100,7 @@ async fn a_family_that_nobody_answers_for_does_not_hide_the_other() {
         Family::V6 => Answer::Silence,
     });
     let (_listener, port) = open_port();
-    let timeout = Duration::from_secs(3);
+    let timeout = SILENCE * 3;
     let finding = probe(&format!("four.test:{port}"), &asking(&server), timeout).await;
     assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
 }

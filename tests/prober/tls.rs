@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
@@ -18,7 +18,7 @@ use tcp_probe_exporter::module::template::Template;
 use tcp_probe_exporter::module::{Expect, Module, PemSource, Send, Step, TlsSettings, TlsVersion};
 use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason, TlsFinding};
 
-use crate::{TIMEOUT, failure, peer, probe, read_all, say};
+use crate::{SILENCE, TIMEOUT, failure, peer, probe, read_all, say};
 
 const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS12, &version::TLS13];
 /// 2020-01-01, 2021-01-01, 2090-01-01 and 2095-01-01.
@@ -320,7 +320,7 @@ async fn what_is_not_tls() {
         "{finding:?}"
     );
     let address = peer(|stream| drop(read_all(&stream)));
-    let finding = probe(&address.to_string(), &tls(blind), Duration::from_millis(300)).await;
+    let finding = probe(&address.to_string(), &tls(blind), SILENCE).await;
     check_failure(&finding, Reason::TlsTimeout);
 }
 
