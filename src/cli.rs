@@ -300,7 +300,8 @@ mod tests {
         for words in [&["--history.limit=7"][..], &["--history.limit", "7"]] {
             assert_eq!(settings(words).history_limit, 7);
         }
-        assert_eq!(settings(&["--timeout-offset", "-1.5"]).timeout_offset_seconds, -1.5);
+        let offset = settings(&["--timeout-offset", "-1.5"]).timeout_offset_seconds;
+        assert_eq!(offset.to_string(), "-1.5");
     }
 
     #[test]

@@ -250,7 +250,8 @@ mod tests {
         ] {
             let scrape = scrape_timeout(header).unwrap();
             let timeout = timeout(module.map(Duration::from_secs_f64), scrape, offset);
-            assert_eq!(timeout.as_secs_f64(), expected, "{module:?} {header:?} {offset}");
+            let expected = Duration::from_secs_f64(expected);
+            assert_eq!(timeout, expected, "{module:?} {header:?} {offset}");
         }
     }
 
