@@ -30,8 +30,13 @@ struct Zoo {
 
 impl Zoo {
     fn new() -> Self {
+        Self::with(BANNER, HOSTILE)
+    }
+
+    /// With what the jump host says and what its label is.
+    fn with(banner: &[u8], note: &str) -> Self {
         let (open, closed, silent) = (Listener::silent(), ClosedPort::new(), FullBacklog::new());
-        let greeter = Listener::banner(BANNER);
+        let greeter = Listener::banner(banner);
         let (up, down) = (open.port(), closed.address().port());
         let config = format!(
             "modules:\n\
@@ -42,7 +47,7 @@ impl Zoo {
              monitors:\n\
              \x20 - {{name: orders-db, host: 127.0.0.1, port: {down}, labels: {{team: dba, service: orders, severity: critical}}}}\n\
              \x20 - {{name: billing-queue, host: 127.0.0.1, port: {silent}, labels: {{team: platform, service: billing}}}}\n\
-             \x20 - {{name: jump-host, host: 127.0.0.1, port: {greeter}, module: picky, labels: {{note: '{HOSTILE}'}}}}\n\
+             \x20 - {{name: jump-host, host: 127.0.0.1, port: {greeter}, module: picky, labels: {{note: '{note}'}}}}\n\
              \x20 - {{name: api, host: 127.0.0.1, port: {up}, labels: {{team: web, service: shop}}}}\n\
              \x20 - {{name: cache, host: localhost, port: {up}, labels: {{team: web}}}}\n\
              \x20 - {{name: partner, host: 127.0.0.1, port: {up}, module: blind}}\n\
@@ -228,6 +233,20 @@ fn what_peers_and_requests_say_stays_text() {
     );
     assert_eq!(browser.eval("window.pwned === undefined"), Value::Bool(true));
     assert!(browser.console().iter().any(|it| it.contains("Content Security Policy")));
+}
+
+/// The picture in README is this one, copied: `dashboards/pictures/status.png`.
+#[test]
+fn a_picture_for_readme_can_be_taken() {
+    if !harness::installed("a_picture_for_readme_can_be_taken", &PROGRAMS) {
+        return;
+    }
+    let zoo = Zoo::with(b"220 mail.example.com ESMTP\r\n", "bastion");
+    let browser = Browser::start(true);
+    browser.screen(1100, 940);
+    browser.open(&zoo.url(""));
+    browser.picture(&pictures().join("status.png"));
+    clean(&browser);
 }
 
 /// Contrast of every piece of text with what lies behind it, after WCAG 2.2.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes dashboards/*.json. The one place where a panel is changed.
+"""Writes dashboards/*.json and pictures of their layout. The one place where a panel is changed.
 
 Usage: tests/dashboards/generate.py [DIRECTORY]   (default: dashboards beside tests)
 
@@ -13,6 +13,7 @@ as unknown and never as zero; queries prefer the recording rules of config/prome
 because those serve scheduled monitors and on-scrape probes alike.
 """
 
+import html
 import json
 import pathlib
 import sys
@@ -1439,13 +1440,56 @@ def exporter():
     )
 
 
+# --- the layout as a picture --------------------------------------------------------------------
+
+SKETCH = {
+    "stat": "42",
+    "table": "table",
+    "timeseries": "lines",
+    "state-timeline": "timeline",
+    "heatmap": "heatmap",
+    "bargauge": "bars",
+}
+
+
+def sketch(board):
+    """Draws where the panels are. A drawing of the layout, and not what Grafana would show."""
+    column, line = 40, 13
+    height = max(it["gridPos"]["y"] + it["gridPos"]["h"] for it in board["panels"]) * line
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {24 * column} {height}" '
+        'font-family="sans-serif" font-size="11">',
+        f"<title>Layout of {html.escape(board['title'])}</title>",
+        f'<rect width="{24 * column}" height="{height}" fill="#f4f5f5"/>',
+    ]
+    for each in board["panels"]:
+        at = each["gridPos"]
+        x, y = at["x"] * column, at["y"] * line
+        w, h = at["w"] * column, at["h"] * line
+        title = html.escape(each["title"])
+        if each["type"] == "row":
+            parts.append(f'<text x="6" y="{y + 10}" font-weight="bold" fill="#24292e">{title}</text>')
+            continue
+        parts.append(
+            f'<rect x="{x + 2}" y="{y + 2}" width="{w - 4}" height="{h - 4}" rx="3" fill="#fff" stroke="#c7d0d9"/>'
+            f'<text x="{x + 8}" y="{y + 15}" fill="#24292e">{title}</text>'
+            f'<text x="{x + w / 2:g}" y="{y + h / 2 + 10:g}" text-anchor="middle" fill="#8e9aa8">'
+            f"{SKETCH[each['type']]}</text>"
+        )
+    return "\n".join([*parts, "</svg>", ""])
+
+
 def main():
     default = pathlib.Path(__file__).resolve().parents[2] / "dashboards"
     directory = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
     directory.mkdir(parents=True, exist_ok=True)
     for build in (overview, target, regions, exporter):
-        text = json.dumps(build(), indent=2, ensure_ascii=False) + "\n"
+        board = build()
+        text = json.dumps(board, indent=2, ensure_ascii=False) + "\n"
         (directory / f"{build.__name__}.json").write_text(text, encoding="utf-8")
+        pictures = directory / "pictures"
+        pictures.mkdir(exist_ok=True)
+        (pictures / f"{build.__name__}.svg").write_text(sketch(board), encoding="utf-8")
 
 
 if __name__ == "__main__":

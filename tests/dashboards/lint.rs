@@ -34,11 +34,13 @@ fn the_committed_files_are_what_the_script_writes() {
     let script = board::path("tests/dashboards/generate.py");
     let status = Command::new("python3").arg(script).arg(directory.path()).status().unwrap();
     assert!(status.success());
-    for name in board::NAMES {
-        let read = |it| std::fs::read_to_string(it).unwrap();
-        let written = read(directory.path().join(format!("{name}.json")));
-        let committed = read(board::path(&format!("dashboards/{name}.json")));
-        assert!(written == committed, "{name}.json differs: run tests/dashboards/generate.py");
+    let json = board::NAMES.map(|it| format!("{it}.json"));
+    let pictures = board::NAMES.map(|it| format!("pictures/{it}.svg"));
+    for name in json.into_iter().chain(pictures) {
+        let written = std::fs::read_to_string(directory.path().join(&name)).unwrap();
+        let committed =
+            std::fs::read_to_string(board::path(&format!("dashboards/{name}"))).unwrap_or_default();
+        assert!(written == committed, "{name} differs: run tests/dashboards/generate.py");
     }
 }
 

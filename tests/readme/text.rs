@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 
-use tcp_probe_exporter::config::Config;
 use tcp_probe_exporter::outcome::{Against, Reason};
 
 /// A path below the directory of the package.
@@ -14,6 +14,14 @@ pub(crate) fn path(relative: &str) -> std::path::PathBuf {
 /// The text of README.
 pub(crate) fn readme() -> String {
     std::fs::read_to_string(path("README.md")).expect("README.md")
+}
+
+/// Bodies of the fenced blocks of one language, in order.
+pub(crate) fn blocks(language: &str) -> Vec<String> {
+    let readme = readme();
+    let fence = format!("```{language}\n");
+    let pieces = readme.split(&fence).skip(1);
+    pieces.filter_map(|it| it.split("```").next()).map(str::to_owned).collect()
 }
 
 /// What stands between `<!-- name -->` and `<!-- /name -->`.
@@ -41,16 +49,38 @@ fn the_table_of_reasons_is_complete_and_says_the_same_as_the_program() {
 }
 
 #[test]
-fn the_table_of_presets_names_the_embedded_modules() {
+fn every_file_that_readme_names_exists() {
+    let roots = ["config/", "dashboards/", "tests/", "src/", ".ci/"];
+    let top = ["CONTRIBUTING.md", "CHANGELOG.md", "Dockerfile", "LICENSE"];
+    let mut missing = Vec::new();
     let readme = readme();
-    let rows = marked(&readme, "presets").lines().skip(2);
-    let cells = rows.filter_map(|row| row.split('|').nth(1));
-    let mut found: Vec<&str> =
-        cells.flat_map(|it| it.split(',')).map(|it| it.trim().trim_matches('`')).collect();
-    found.sort_unstable();
+    let words = readme.split(|it: char| it.is_whitespace() || "`(),=|;:\"<>".contains(it));
+    for word in words.map(|it| it.trim_end_matches('.')) {
+        let named = roots.iter().any(|it| word.starts_with(it)) || top.contains(&word);
+        // A pattern names its directory.
+        let file = word.split('*').next().unwrap_or_default();
+        if named && !path(file).exists() {
+            missing.push(word.to_owned());
+        }
+    }
+    assert!(missing.is_empty(), "README names {missing:?}");
+}
 
-    let config = Config::embedded();
-    let mut expected: Vec<&str> = config.modules.keys().map(|it| &**it).collect();
-    expected.sort_unstable();
-    assert_eq!(found, expected);
+#[test]
+fn the_example_of_a_configuration_is_good() {
+    let examples = blocks("yaml");
+    assert!(!examples.is_empty());
+    for example in examples {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("example.yml");
+        std::fs::write(&file, &example).expect("file");
+        let output = Command::new(env!("CARGO_BIN_EXE_tcp_probe_exporter"))
+            .arg(format!("--config.file={}", file.display()))
+            .arg("--config.check")
+            .output()
+            .expect("the exporter starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{example}");
+        assert!(!said.contains("orders-db"), "a warning: {said}");
+    }
 }
