@@ -14,7 +14,6 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use tracing::Level;
 
 use crate::config::{Config, ModuleEntry};
 use crate::exposition::own::Own;
@@ -29,7 +28,7 @@ use crate::http::web::Web;
 use crate::live::Live;
 use crate::monitor::Shard;
 use crate::outcome::{Finding, Outcome, Phase, Reason};
-use crate::prober::journal::Journal;
+use crate::prober::journal::{Journal, Level};
 use crate::prober::{Probe, Prober};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -81,8 +80,8 @@ pub struct App {
     pub start: f64,
     /// Subtracted from the scrape timeout.
     pub timeout_offset_seconds: f64,
-    /// Least level of what is shown and logged of a probe's own notes.
-    pub log_level: Level,
+    /// How much a probe's own note must matter to be shown and logged.
+    pub least: Level,
     /// Where `/` leads if the routes are elsewhere.
     pub home: String,
     /// Prefix of all routes.
@@ -226,7 +225,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
     };
 
     let running = app.telemetry.start();
-    let mut journal = Journal::bounded(JOURNAL_BYTES);
+    let mut journal = Journal::bounded(app.least, JOURNAL_BYTES);
     let finding = match &request.address {
         Ok(address) => {
             let probe = Probe {
@@ -253,7 +252,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
         hostname: request.hostname,
         target: request.target,
         finding,
-        lines: logs::kept(journal.into_lines(), app.log_level),
+        lines: journal.into_lines(),
     };
     logs::write(&entry);
     let answer = if request.debug {

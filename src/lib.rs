@@ -120,7 +120,7 @@ pub async fn run(
         scrapes: Arc::new(Semaphore::new(http::SCRAPES)),
         start: Own::starting().start,
         timeout_offset_seconds: settings.timeout_offset_seconds,
-        log_level: settings.log.probe,
+        least: http::logs::least(settings.log.probe),
         route_prefix,
         home,
         scheduled: schedule.scheduled(),

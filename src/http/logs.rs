@@ -13,7 +13,7 @@ use crate::http::history::Entry;
 use crate::http::request::Query;
 use crate::log;
 use crate::outcome::Outcome;
-use crate::prober::journal::{self, Line};
+use crate::prober::journal;
 
 /// `/logs`: one result of the history.
 #[must_use]
@@ -40,13 +40,6 @@ pub fn answer(app: &App, query: &Query) -> Response<Body> {
 
 fn bad(message: &str) -> Response<Body> {
     text(StatusCode::BAD_REQUEST, format!("{message}\n"))
-}
-
-/// The lines at or above a level.
-#[must_use]
-pub fn kept(mut lines: Vec<Line>, least: Level) -> Vec<Line> {
-    lines.retain(|line| level(line.level) <= least);
-    lines
 }
 
 /// Writes the lines of a probe to the log of the process.
@@ -97,6 +90,17 @@ pub fn debug_output(entry: &Entry) -> String {
     out.push_str("\n\n\nModule configuration:\n");
     out.push_str(&config::module_text(&entry.module, entry.hostname.as_deref()));
     out
+}
+
+/// How much a line must matter to be kept at a level of the log.
+#[must_use]
+pub fn least(level: Level) -> journal::Level {
+    match level {
+        Level::TRACE | Level::DEBUG => journal::Level::Debug,
+        Level::INFO => journal::Level::Info,
+        Level::WARN => journal::Level::Warn,
+        Level::ERROR => journal::Level::Error,
+    }
 }
 
 const fn level(level: journal::Level) -> Level {

@@ -33,6 +33,7 @@ pub struct Line {
 #[derive(Debug)]
 pub struct Journal {
     start: Instant,
+    least: Level,
     budget: usize,
     lines: Vec<Line>,
 }
@@ -41,19 +42,19 @@ impl Journal {
     /// A journal that keeps nothing.
     #[must_use]
     pub fn off() -> Self {
-        Self::bounded(0)
+        Self::bounded(Level::Error, 0)
     }
 
-    /// A journal of at most `budget` bytes of messages; what exceeds it is dropped, with one
-    /// last line saying so.
+    /// A journal of lines that matter at least so much, of at most `budget` bytes of messages;
+    /// what exceeds them is dropped, with one last line saying so.
     #[must_use]
-    pub fn bounded(budget: usize) -> Self {
-        Self { start: Instant::now(), budget, lines: Vec::new() }
+    pub fn bounded(least: Level, budget: usize) -> Self {
+        Self { start: Instant::now(), least, budget, lines: Vec::new() }
     }
 
     /// Writes a line.
     pub fn note(&mut self, level: Level, message: impl FnOnce() -> String) {
-        if self.budget == 0 {
+        if self.budget == 0 || level < self.least {
             return;
         }
         let mut message = message();
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_full_journal_says_so_once() {
-        let mut journal = Journal::bounded(10);
+        let mut journal = Journal::bounded(Level::Debug, 10);
         for _ in 0..5 {
             journal.note(Level::Debug, || "1234".to_owned());
         }
@@ -136,7 +137,9 @@ mod tests {
 
     #[test]
     fn nobody_pays_for_a_journal_that_is_off() {
-        Journal::off().note(Level::Debug, || unreachable!("the message is never made"));
+        let unread = || unreachable!("the message is never made");
+        Journal::off().note(Level::Error, unread);
+        Journal::bounded(Level::Info, 1000).note(Level::Debug, unread);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tcp_probe_exporter::address::Address;
 use tcp_probe_exporter::guard::Access;
 use tcp_probe_exporter::module::Module;
 use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason};
-use tcp_probe_exporter::prober::journal::Journal;
+use tcp_probe_exporter::prober::journal::{Journal, Level};
 use tcp_probe_exporter::prober::{Probe, Prober};
 
 mod connect;
@@ -33,7 +33,7 @@ async fn probe(target: &str, module: &Module, timeout: Duration) -> Finding {
     let address = Address::parse(target).unwrap();
     let access = Access::default();
     let probe = Probe { address: &address, module, hostname: None, timeout, access: &access };
-    let mut journal = Journal::bounded(64 * 1024);
+    let mut journal = Journal::bounded(Level::Debug, 64 * 1024);
     let finding = Prober::default().probe(probe, &mut journal).await;
     for line in journal.lines() {
         println!("{:?} {:?} {}", line.at, line.level, line.message);
