@@ -67,7 +67,8 @@ pub(crate) fn main(words: &[String]) {
                 }
             }
         }
-        let wanted = begin.elapsed().as_micros() as u64 * u64::from(rate) / 1_000_000;
+        let elapsed = u64::try_from(begin.elapsed().as_micros()).expect("short");
+        let wanted = elapsed * u64::from(rate) / 1_000_000;
         while started < wanted && started - finished < 4096 {
             let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("one");
             let Some(place) = sockets.get(usize::try_from(started % 4096).expect("small")) else {

@@ -6,6 +6,7 @@
 //! All traffic stays on loopback.
 
 #![expect(clippy::cast_precision_loss, reason = "a benchmark's figures are no exact numbers")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
 
 use std::fmt::Write as _;
 
@@ -28,6 +29,9 @@ struct Row {
     aim: &'static str,
     verdict: &'static str,
 }
+
+/// Measures some rows.
+type Bench = fn() -> Vec<Row>;
 
 /// Smaller is better.
 fn at_most(
@@ -88,7 +92,7 @@ fn main() {
         Some("sink") => return sink::main(&words[1..]),
         _ => {}
     }
-    let benches: [(&str, fn() -> Vec<Row>); 8] = [
+    let benches: [(&str, Bench); 8] = [
         ("scheduled", fleet::scheduled_against_floor),
         ("on-demand", on_demand::against_blackbox),
         ("memory", fleet::memory_and_scrape),

@@ -45,7 +45,7 @@ pub(crate) fn against_blackbox() -> Vec<Row> {
     let mut tails = [Vec::new(), Vec::new()];
     for _ in 0..3 {
         for ((_, address), tails) in sides.into_iter().zip(&mut tails) {
-            tails.push(p99(&load(address, &path, 64, their_rate as u64 * 4, Some(their_rate))));
+            tails.push(p99(&load(address, &path, 64, 4 * REQUESTS, Some(their_rate))));
         }
     }
     let [ours, theirs] = tails.map(median);
