@@ -250,7 +250,7 @@ impl<P> Scheduler<P> {
             }
         }
         for row in added {
-            self.add(Arc::clone(&row), clock);
+            self.add(&row, clock);
             rows.push(row);
         }
         self.store.replace(rows, &plan.bounds);
@@ -279,7 +279,7 @@ impl<P> Scheduler<P> {
         row
     }
 
-    fn add(&mut self, row: Arc<Row>, clock: Clock) {
+    fn add(&mut self, row: &Arc<Row>, clock: Clock) {
         let target = &row.target;
         let counters = self.telemetry.module(&target.monitor.module.name);
         let next_regular = self.tick(clock.next_regular(target));

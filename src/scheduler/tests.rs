@@ -12,12 +12,17 @@ use crate::outcome::Phase;
 use crate::verdict::Verdict;
 
 /// What a target does, by the time since the start of the test.
-type Script = Box<dyn Fn(&Target, Duration) -> (Outcome, Duration)>;
+type Script = Box<dyn Fn(&Target, Duration) -> (Outcome, Duration) + Send + Sync>;
 
 struct Story {
     origin: Instant,
     script: Script,
     starts: Mutex<HashMap<String, Vec<Duration>>>,
+}
+
+/// What lies between two moments of a story.
+fn between(early: Duration, late: Duration) -> Duration {
+    late.checked_sub(early).expect("time goes forward")
 }
 
 impl Probing for Story {
@@ -137,8 +142,8 @@ async fn ten_thousand_outages_are_confirmed_in_time() {
                 simulation.store.snapshot().iter().map(|row| number(&row.target)).collect();
             let mut worst = (Duration::ZERO, Duration::ZERO);
             for (position, &it) in order.iter().enumerate() {
-                let detected = down[position].expect("went down") - begin(it);
-                let recovered = up[position].expect("came back") - end(it);
+                let detected = between(begin(it), down[position].expect("went down"));
+                let recovered = between(end(it), up[position].expect("came back"));
                 assert!(detected <= seconds(62) + tick, "m{it} down after {detected:?}");
                 assert!(recovered <= seconds(61) + tick, "m{it} up after {recovered:?}");
                 worst = (worst.0.max(detected), worst.1.max(recovered));
@@ -160,7 +165,7 @@ async fn the_cadence_is_fixed_and_does_not_depend_on_how_long_probes_take() {
             let starts = simulation.starts("m");
             let regular: Vec<_> = starts.iter().skip(1).collect();
             for pair in regular.windows(2) {
-                let step = (*pair[1] - *pair[0]).as_secs_f64();
+                let step = between(*pair[0], *pair[1]).as_secs_f64();
                 assert!((step - 10.0).abs() < 0.005, "{step}");
             }
             assert!((99..=101).contains(&starts.len()), "{} starts", starts.len());
@@ -211,7 +216,8 @@ async fn black_holes_never_delay_a_healthy_target() {
                     "well{it}: {}",
                     starts.len()
                 );
-                let late = starts[before..].windows(2).map(|it| it[1] - it[0]).max().unwrap();
+                let late =
+                    starts[before..].windows(2).map(|it| between(it[0], it[1])).max().unwrap();
                 assert!(late < Duration::from_millis(1_010), "well{it}: {late:?}");
             }
         })
@@ -283,7 +289,7 @@ async fn a_reload_keeps_what_did_not_change_and_drops_what_is_gone() {
             assert_eq!(simulation.starts("gone").len(), gone);
             assert!(failures(kept) >= before + 9);
             let after = simulation.starts("streak");
-            let gap = after[beat.len()] - beat[beat.len() - 1];
+            let gap = between(beat[beat.len() - 1], after[beat.len()]);
             assert!(gap <= seconds(10) + Duration::from_millis(5), "missed a beat: {gap:?}");
         })
         .await;
