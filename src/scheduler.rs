@@ -286,7 +286,7 @@ impl<P> Scheduler<P> {
         let first = self.tick(clock.now + remainder(target.hash(), FIRST_PROBE_WITHIN));
         self.tenants = self.tenants.wrapping_add(1);
         let tenant = self.tenants;
-        let entry = Entry { row: Arc::clone(&row), counters, tenant, next_regular, current: None };
+        let entry = Entry { row: Arc::clone(row), counters, tenant, next_regular, current: None };
         let index = if let Some(index) = self.free.pop() {
             self.entries[index as usize] = Some(entry);
             index
