@@ -228,6 +228,10 @@ async fn hold_finds_a_port_that_accepts_and_then_closes() {
     let finding = probe(&address.to_string(), &holding(TIMEOUT), TIMEOUT).await;
     assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
 
+    let address = peer(|mut stream| while stream.write_all(&[b'a'; 16_384]).is_ok() {});
+    let finding = probe(&address.to_string(), &holding(TIMEOUT), TIMEOUT).await;
+    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+
     let address = peer(|stream| {
         say(&stream, b"a banner is no matter");
         let _ = crate::read_all(&stream);
