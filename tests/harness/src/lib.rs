@@ -18,18 +18,22 @@
 
 pub mod exporter;
 pub mod http;
+pub mod inbox;
 pub mod listener;
 pub mod metrics;
 pub mod netns;
 pub mod process;
+pub mod prometheus;
 pub mod servers;
 
 pub use exporter::Exporter;
 pub use http::Response;
+pub use inbox::Inbox;
 pub use listener::{ClosedPort, Listener};
 pub use metrics::Metrics;
 pub use netns::Netns;
 pub use process::Process;
+pub use prometheus::{Alertmanager, Prometheus};
 
 use std::io::Write;
 use std::time::{Duration, Instant};
