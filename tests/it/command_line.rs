@@ -58,6 +58,19 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
+fn every_flag_is_in_the_readme() {
+    let readme = include_str!("../../README.md");
+    let help = text(&run(&["--help"]).stdout);
+    let flags: Vec<&str> =
+        help.split_whitespace().filter(|it| it.starts_with("--") && it.len() > 2).collect();
+    assert!(flags.len() > 15, "{flags:?}");
+    for flag in flags {
+        let flag = flag.trim_end_matches([',', '.']);
+        assert!(readme.contains(&format!("`{flag}`")), "{flag}");
+    }
+}
+
+#[test]
 fn completions_and_the_manual_page_are_printed() {
     for (words, part) in [
         (&["completions", "bash"][..], "complete"),
