@@ -10,7 +10,7 @@ use std::time::Duration;
 use harness::{Listener, Netns, Process, wait_until};
 use tempfile::TempDir;
 
-use crate::text::{blocks, path};
+use crate::text::{blocks, path, readme};
 
 /// Prometheus, Alertmanager and three confirmed failures, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -139,4 +139,20 @@ fn every_command_does_what_readme_says() {
         reader.start(command);
     }
     reader.run(alerts, &["TcpMonitorTargetDown", "orders-db", "refused"]);
+    every_series_is_explained(&reader);
+}
+
+/// README names every metric of a monitor; those of the exporter itself it sums up.
+fn every_series_is_explained(reader: &Reader) {
+    let words = reader.command("curl -s localhost:10115/metrics");
+    let output = std::process::Command::new(&words[0]).args(&words[1..]).output().expect("curl");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let named = text.lines().filter_map(|it| it.strip_prefix("# TYPE tcp_monitor_"));
+    let named: Vec<&str> = named.filter_map(|it| it.split_whitespace().next()).collect();
+    assert!(named.len() > 10, "{text}");
+    let readme = readme();
+    for name in named {
+        let written = format!("`tcp_monitor_{name}");
+        assert!(readme.contains(&written), "README does not explain {written}`");
+    }
 }
