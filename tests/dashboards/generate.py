@@ -959,6 +959,17 @@ def target():
         ],
         {"0": ("Failure", RED), "1": ("Success", GREEN)},
     )
+    application = timeline(
+        "HTTP checks of the same service",
+        "Whether the application behind the port answers: checks of blackbox_exporter with the same `service` label. Port up and application down is a broken application; port down and application up is a firewall, or a false alarm. Empty without such checks.",
+        [
+            (
+                f'max by (monitor, target, region) (probe_success{{module=~"http.*"}} and on (service) target:tcp_monitor_info:labels{{{THIS}, service!=""}})',
+                "{{region}} {{target}}",
+            )
+        ],
+        {"0": ("Failure", RED), "1": ("Success", GREEN)},
+    )
     firing = timeline(
         "Alerts",
         "Alerts of this target over the chosen time, pending ones included.",
@@ -1001,7 +1012,7 @@ def target():
         ],
         [
             ("Now", [(4, [4, 4, 5, 3, 4, 4], heads), (7, [15, 9], [by_region, egress])]),
-            ("Over time", [(7, [12, 12], [verdicts, outcomes]), (7, [8, 8, 8], [reasons, addresses, firing])]),
+            ("Over time", [(7, [12, 12], [verdicts, outcomes]), (7, [6, 6, 6, 6], [reasons, addresses, application, firing])]),
             (
                 "Time it takes",
                 [

@@ -70,6 +70,7 @@ struct Stack {
     _directory: TempDir,
     _listeners: Vec<Listener>,
     _tls: Process,
+    _blackbox: Process,
     _silent: FullBacklog,
     _closed: ClosedPort,
     _flapping: Flapping,
@@ -152,7 +153,9 @@ impl Stack {
             ("tls_any", format!("127.0.0.1:{tls_port}"), "shop"),
             ("tcp_connect", closed.target(), "shop"),
         ];
-        let (prometheus, address) = prometheus(directory.path(), &exporters, &on_scrape);
+        let (blackbox, blackbox_address) = blackbox(directory.path());
+        let (prometheus, address) =
+            prometheus(directory.path(), &exporters, &on_scrape, blackbox_address);
         Self {
             prometheus,
             address,
@@ -161,6 +164,7 @@ impl Stack {
             _directory: directory,
             _listeners: vec![open, greeter, slow],
             _tls: tls,
+            _blackbox: blackbox,
             _silent: silent,
             _closed: closed,
             _flapping: flapping,
@@ -276,10 +280,28 @@ fn tls_server(directory: &Path) -> (Process, u16) {
     (process, port)
 }
 
+/// Checks the application behind the ports.
+fn blackbox(directory: &Path) -> (Process, SocketAddr) {
+    let mut process = Process::start(
+        directory,
+        &[
+            "prometheus-blackbox-exporter",
+            "--web.listen-address=127.0.0.1:0",
+            &format!("--config.file={}", board::path("config/compose/blackbox.yml").display()),
+        ],
+    );
+    let address = process.wait_output(|output| {
+        let line = output.lines().find(|it| it.contains("Listening on"))?;
+        line.split("address=").nth(1)?.split_whitespace().next()?.parse().ok()
+    });
+    (process, address)
+}
+
 fn prometheus(
     directory: &Path,
     exporters: &[Exporter],
     on_scrape: &[(&str, String, &str)],
+    blackbox: SocketAddr,
 ) -> (Process, SocketAddr) {
     // Groups keep their order and lose their own pace: a test has no minutes to wait.
     let rules = directory.join("rules");
@@ -327,6 +349,17 @@ fn prometheus(
         )
         .unwrap();
     }
+    let application = exporters[0].address();
+    write!(
+        config,
+        "  - job_name: http\n    metrics_path: /probe\n    params: {{module: [http_2xx]}}\n    static_configs:\n\
+         \x20     - {{targets: ['http://{application}/-/healthy'], labels: {{region: eu, module: http_2xx, \
+         service: orders, team: web, monitor: orders-http, required_regions: '1'}}}}\n    relabel_configs:\n\
+         \x20     - {{source_labels: [__address__], target_label: __param_target}}\n\
+         \x20     - {{source_labels: [__address__], target_label: target}}\n\
+         \x20     - {{target_label: __address__, replacement: '{blackbox}'}}\n"
+    )
+    .unwrap();
     std::fs::write(directory.join("prometheus.yml"), config).unwrap();
     let at = |name: &str| directory.join(name).display().to_string();
     let mut process = Process::start(
@@ -375,7 +408,7 @@ fn ask(
 #[test]
 fn every_panel_and_variable_shows_something() {
     let test = "every_panel_and_variable_shows_something";
-    if !harness::installed(test, &["prometheus", "openssl"]) {
+    if !harness::installed(test, &["prometheus", "prometheus-blackbox-exporter", "openssl"]) {
         return;
     }
     let stack = Stack::start();
@@ -473,8 +506,8 @@ fn the_heads_tell_the_truth(stack: &Stack) {
     wait_until(PATIENCE, || {
         let seen = [": Targets watched", ": Regions reporting", ": Nobody looks"]
             .map(|it| value(it).to_string());
-        // Eleven monitors and two on-scrape targets; `blind` is seen by nobody.
-        if seen == ["13", "3", "1"] { Ok(()) } else { Err(format!("{seen:?}")) }
+        // Eleven monitors, two on-scrape targets, one HTTP check; `blind` is seen by nobody.
+        if seen == ["14", "3", "1"] { Ok(()) } else { Err(format!("{seen:?}")) }
     });
     assert!(value(": Targets down") >= 4.0, "three monitors and an on-scrape target are down");
     assert!(value(": Failing somewhere") >= 1.0, "`regional` fails in one region");
@@ -510,7 +543,7 @@ fn names_meet(stack: &Stack) {
             exposed.extend(harness::Metrics::parse(&body).samples.into_iter().map(|it| it.name));
         }
     }
-    let names = stack.label_values("{__name__=~\"probe_.*\"}", "__name__").unwrap();
+    let names = stack.label_values("{__name__=~\"probe_.*\", job!=\"http\"}", "__name__").unwrap();
     exposed.extend(names);
     let mut recorded = BTreeSet::new();
     let mut read = BTreeSet::new();
