@@ -135,6 +135,8 @@ impl Network {
 
 impl Probing for Network {
     async fn probe(&self, target: &Target) -> Observation {
+        // A probe that began while the region was cut off proves nothing, even if it ends after.
+        let was_cut_off = self.telemetry.isolated.load(Relaxed);
         let mut observation = match target.monitor.addresses {
             Addresses::First => Observation {
                 finding: self.prober.probe(self.probe_of(target), &mut Journal::off()).await,
@@ -148,7 +150,7 @@ impl Probing for Network {
             Outcome::Failure(reason, phase) if !self.canaries.is_empty() => {
                 let end = Instant::now();
                 let begin = end.checked_sub(observation.finding.duration).unwrap_or(end);
-                if Box::pin(self.is_cut_off(begin..end)).await {
+                if Box::pin(self.is_cut_off(begin..end)).await || was_cut_off {
                     let finding = &mut observation.finding;
                     finding.outcome = Outcome::because(Reason::LocalIsolated, phase);
                     finding.detail = Some(

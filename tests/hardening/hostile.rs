@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -57,12 +58,56 @@ fn banner(bytes: impl Into<Vec<u8>>) -> Listener {
     Listener::banner(&bytes.into())
 }
 
+/// A server that speaks TLS with a chain of certificates that nobody should be shown.
+fn certified(count: usize, prepare: impl Fn(&mut rcgen::CertificateParams)) -> Listener {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    prepare(&mut params);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let chain = vec![certificate.der().clone(); count];
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a chain");
+    let config = Arc::new(config);
+    peer(move |visitor| {
+        let mut server = rustls::ServerConnection::new(Arc::clone(&config)).expect("a server");
+        let _ = rustls::Stream::new(&mut server, &mut visitor.stream).write_all(b"220 x\r\n");
+        visitor.read_to_end();
+    })
+}
+
 fn peers() -> Vec<(&'static str, Listener)> {
     let injection =
         "220 a\"} 1\nprobe_success 1\nx{y=\"\\\"\\\\\n# EOF\nprobe_success{a=\"b\"} 1\n";
     let alert = |code: u8| vec![0x15, 3, 3, 0, 2, 2, code];
     let hello = [&[0x16, 3, 3, 0, 4, 2, 0xff, 0xff, 0xff][..], &[0; 512]].concat();
+    let named = |name: &str| {
+        let name = name.to_owned();
+        move |params: &mut rcgen::CertificateParams| {
+            params.distinguished_name.push(rcgen::DnType::CommonName, name.as_str());
+            params.distinguished_name.push(rcgen::DnType::OrganizationName, name.as_str());
+        }
+    };
+    let many = |params: &mut rcgen::CertificateParams| {
+        params.subject_alt_names = (0..1000)
+            .map(|it| format!("{}{it}.example", "a".repeat(40)).try_into().expect("a name"))
+            .map(rcgen::SanType::DnsName)
+            .collect();
+    };
     vec![
+        (
+            "a certificate with escapes",
+            certified(1, named("\x1b[31mred\r\nx{a=\"b\"} 1\n<script>alert(1)</script>\u{202e}")),
+        ),
+        ("a certificate of 1,000 names", certified(1, many)),
+        ("a subject of 30 KiB", certified(1, named(&"x".repeat(15_000)))),
+        ("a chain of 100 certificates", certified(100, |_| ())),
+        ("a chain of 50 large ones", certified(50, many)),
         ("endless bytes", endless(b"a")),
         ("endless lines", endless(b"220 and again\r\n")),
         ("endless zeros", endless(b"\0")),

@@ -6,11 +6,14 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::*;
 
 use crate::outcome::LeafCertificate;
+use crate::prober::journal;
 
 /// Longest path from a leaf to an anchor that is followed.
 const MAX_DEPTH: usize = 8;
 /// Most steps in the search for paths, since cross-signed issuers multiply them.
 const MAX_STEPS: usize = 1000;
+/// Longest text of a certificate that is shown, in bytes.
+const MAX_TEXT: usize = 4096;
 
 /// What is kept of a certificate to follow paths. Its signature is the verifier's business.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -126,13 +129,20 @@ pub(super) fn describe(der: &CertificateDer<'_>) -> Option<LeafCertificate> {
     let zeros = serial.iter().take_while(|it| **it == 0).count();
     Some(LeafCertificate {
         fingerprint_sha256: hex(ring::digest::digest(&ring::digest::SHA256, der).as_ref()),
-        subject: name(certificate.subject()),
-        issuer: name(certificate.issuer()),
-        subject_alternative: names.join(","),
+        subject: bearable(&name(certificate.subject())),
+        issuer: bearable(&name(certificate.issuer())),
+        subject_alternative: bearable(&names.join(",")),
         serial_number: hex(&serial[zeros..]),
         not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
     })
+}
+
+/// Text of a stranger, short enough for a label and harmless to terminals.
+fn bearable(text: &str) -> String {
+    let cut = (0..=MAX_TEXT).rfind(|it| text.is_char_boundary(*it)).unwrap_or(0);
+    let more = if cut < text.len() { "…" } else { "" };
+    format!("{}{more}", text.get(..cut).unwrap_or(text).replace(journal::moves_text, "\u{fffd}"))
 }
 
 fn hex(bytes: &[u8]) -> String {
