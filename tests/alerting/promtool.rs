@@ -162,3 +162,14 @@ fn configurations_are_valid() {
         harness::process::run(&words);
     }
 }
+
+/// Another program that reads such files agrees that they are good.
+#[test]
+fn vmalert_loads_the_rules() {
+    if !harness::installed("vmalert_loads_the_rules", &["vmalert"]) {
+        return;
+    }
+    let rules = rules::path("config/prometheus/rules");
+    let rule = format!("-rule={}/*.yml", rules.display());
+    harness::process::run(&["vmalert", "-dryRun", &rule]);
+}

@@ -218,7 +218,7 @@ fn a_dead_region_of_two_hundred_targets_is_few_messages() {
     let monitors: String = (1..=200)
         .map(|it| dba(&format!("db-{it}"), &format!("10.10.1.{it}")))
         .collect::<String>()
-        .replace("interval: 1s", "interval: 3s");
+        .replace("interval: 1s", "interval: 5s");
     let mut world = World::new(&Plan { monitors, ..Plan::default() });
     world.settle(200);
 

@@ -104,7 +104,7 @@ impl World {
         let config = if plan.monitors.is_empty() {
             "modules: {quick: {prober: tcp, timeout: 1s}}\n".to_owned()
         } else {
-            format!("monitors:\n{}", plan.monitors)
+            format!("defaults: {{buckets: []}}\nmonitors:\n{}", plan.monitors)
         };
         let mut regions: Vec<Region> = REGIONS
             .iter()
