@@ -443,3 +443,93 @@ fn every_address_of_a_name_is_probed_where_that_is_asked_for() {
     wait_for(&exporter, |it| verdicts(it) == [Some(0.0), Some(0.0), Some(0.0)]);
     let _ = std::fs::remove_dir_all(etc);
 }
+
+#[test]
+fn while_every_canary_fails_no_target_is_blamed() {
+    let (mut service, mut canary) = (Service::start(), Service::start());
+    let config = format!(
+        "defaults: {{interval: 500ms, timeout: 400ms, confirm: {{failures: 2, retry_interval: 200ms}}}}\n\
+         canaries: [\"127.0.0.1:{}\"]\n\
+         monitors:\n  - {{name: m, host: 127.0.0.1, port: {}}}\n",
+        canary.address.port(),
+        service.address.port()
+    );
+    let exporter = Exporter::new(EXPORTER).config(&config).start();
+    let isolated = |page: &Metrics| page.value("tcp_probe_exporter_isolated", &[]);
+    wait_for(&exporter, |it| up(it, "m") == Some(1.0));
+
+    canary.stop();
+    service.stop();
+    let cut_off = wait_for(&exporter, |it| probes(it, "m", "inconclusive") >= 5.0);
+    let reason = cut_off.label("tcp_monitor_failure_info", "reason");
+    assert_eq!(reason, Some("local_isolated"));
+    assert_eq!(isolated(&cut_off), Some(1.0));
+    assert_eq!(up(&cut_off, "m"), Some(1.0));
+    // Between the two stops the target alone may have been seen down, once.
+    assert!(probes(&cut_off, "m", "failure") < 2.0);
+
+    canary.resume();
+    let down = wait_for(&exporter, |it| up(it, "m") == Some(0.0));
+    assert_eq!(down.label("tcp_monitor_failure_info", "reason"), Some("refused"));
+    assert_eq!(isolated(&down), Some(0.0));
+    eprintln!("cut off: {} inconclusive, verdict kept", probes(&cut_off, "m", "inconclusive"));
+}
+
+/// Names and labels of all series of monitors, without the reasons of failures.
+fn series(exporter: &Exporter) -> Vec<String> {
+    let text = exporter.get("/metrics").text();
+    let mut series: Vec<String> = text
+        .lines()
+        .filter(|it| it.starts_with("tcp_monitor") && !it.contains("failure_info"))
+        .filter_map(|it| it.rsplit_once(' ').map(|(series, _)| series.to_owned()))
+        .collect();
+    series.sort();
+    series
+}
+
+#[test]
+fn series_stay_the_same_through_failure_dns_change_and_recovery() {
+    if !Netns::available("series_stay_the_same_through_failure_dns_change_and_recovery") {
+        return;
+    }
+    let netns = Netns::new("series");
+    let etc = std::path::PathBuf::from(format!("/etc/netns/{}", netns.name()));
+    std::fs::create_dir_all(&etc).expect("a directory");
+    let hosts = |address| std::fs::write(etc.join("hosts"), format!("{address} moving.test\n"));
+    hosts("127.9.9.1").expect("a file");
+    let listen = |address: [u8; 4], port| {
+        let address = SocketAddr::new(IpAddr::from(address), port);
+        netns.within(|| Listener::serve(address, harness::listener::Visitor::read_to_end))
+    };
+    let first = listen([127, 9, 9, 1], 0);
+    let port = first.port();
+    let config = format!(
+        "modules: {{tcp_connect: {{prober: tcp, tcp: {{preferred_ip_protocol: ip4}}}}}}\n\
+         defaults: {{interval: 500ms, timeout: 400ms, module: tcp_connect, confirm: {{failures: 1}}}}\n\
+         monitors:\n  - {{name: m, host: moving.test, port: {port}, group: g, labels: {{team: a}}}}\n"
+    );
+    let exporter = Exporter::new(EXPORTER).config(&config).netns(&netns).start();
+    wait_for(&exporter, |it| up(it, "m") == Some(1.0));
+    let before = series(&exporter);
+    assert!(before.len() > 15, "{before:?}");
+    let same = |when| assert_eq!(series(&exporter), before, "{when}");
+
+    drop(first);
+    wait_for(&exporter, |it| up(it, "m") == Some(0.0));
+    same("while it fails");
+    let second = listen([127, 9, 9, 2], port);
+    hosts("127.9.9.2").expect("a file");
+    wait_for(&exporter, |it| up(it, "m") == Some(1.0));
+    assert!(second.accepted() > 0);
+    same("after its address changed");
+    // Without the name in the file a name server would be asked, to which there is no way.
+    hosts("# nobody").expect("a file");
+    wait_for(&exporter, |it| probes(it, "m", "inconclusive") >= 2.0);
+    same("while the name cannot be looked up");
+    let seen = probes(&page(&exporter), "m", "success");
+    hosts("127.9.9.2").expect("a file");
+    wait_for(&exporter, |it| probes(it, "m", "success") > seen);
+    same("after recovery");
+    eprintln!("{} series, the same before, during and after", before.len());
+    let _ = std::fs::remove_dir_all(&etc);
+}
