@@ -48,6 +48,24 @@ fn the_table_of_reasons_is_complete_and_says_the_same_as_the_program() {
     assert!(readme.contains(&counted), "the comparison must say `{counted}`");
 }
 
+/// The dashboards link a reason to its section of the runbook.
+#[test]
+fn the_runbook_has_a_section_for_every_reason() {
+    let runbook = std::fs::read_to_string(path("config/runbook.md")).expect("runbook");
+    let (_, reasons) = runbook.split_once("\n# Reasons\n").expect("a chapter on reasons");
+    let mut sections = reasons.split("\n## ").skip(1);
+    for reason in Reason::ALL {
+        let section = sections.next().unwrap_or_default();
+        let (name, body) = section.split_once("\n\n").unwrap_or_default();
+        assert_eq!(name, reason.as_str(), "the sections keep the program's order");
+        let said: Vec<&str> = body.split_whitespace().collect();
+        let advice: Vec<&str> = reason.advice().split_whitespace().collect();
+        assert!(said.starts_with(&advice), "`{reason}` must begin with: {}", reason.advice());
+        assert!(said.len() > advice.len() + 5, "`{reason}` must say more than the program");
+    }
+    assert_eq!(sections.next(), None);
+}
+
 #[test]
 fn every_file_that_readme_names_exists() {
     let roots = ["config/", "dashboards/", "tests/", "src/", ".ci/"];
