@@ -1454,7 +1454,7 @@ def exporter():
 # --- the layout as a picture --------------------------------------------------------------------
 
 SKETCH = {
-    "stat": "42",
+    "stat": "number",
     "table": "table",
     "timeseries": "lines",
     "state-timeline": "timeline",
