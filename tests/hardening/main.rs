@@ -18,6 +18,7 @@ mod faults;
 mod hostile;
 mod machine;
 mod server;
+mod supply;
 
 const EXPORTER: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
 /// Long enough for a machine that is busy with everything else.

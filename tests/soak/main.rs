@@ -2,7 +2,7 @@
 //! scrapes that are aborted; and in the end every probe is accounted for.
 //!
 //! `cargo bench --bench soak -- SECONDS RATE`, 1800 and 5000 by default. All traffic stays on
-//! loopback. It panics if something grows or a count does not add up.
+//! loopback; `SOAK_EXPORTER` names another build to take. It panics if something grows or a count does not add up.
 
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 #![expect(clippy::cast_precision_loss, reason = "counters are far below 2^52")]
@@ -20,6 +20,7 @@ use crate::sink::Sink;
 
 mod sink;
 
+/// The exporter of this build.
 const EXPORTER: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
 /// Ports of the target side, each of which opens and closes at random.
 const PORTS: usize = 100;
@@ -92,7 +93,9 @@ fn main() {
     let rate = usize::try_from(numbers.get(1).copied().unwrap_or(5000)).expect("a rate");
     let sink = Sink::start(PORTS);
     let ports = sink.ports().to_vec();
-    let exporter = Exporter::new(EXPORTER).config(&config(&ports, rate, "1s", 0)).start();
+    let other = std::env::var_os("SOAK_EXPORTER").and_then(|it| it.into_string().ok());
+    let binary = other.as_deref().unwrap_or(EXPORTER);
+    let exporter = Exporter::new(binary).config(&config(&ports, rate, "1s", 0)).start();
     let (id, address) = (exporter.id(), exporter.address());
     println!("{rate} targets every second for {seconds} s");
     wait_until(Duration::from_secs(120), || match exporter.get("/-/ready").status {
