@@ -2,10 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use tcp_probe_exporter::address::Address;
 use tcp_probe_exporter::config::{Config, ModuleEntry};
 use tcp_probe_exporter::exposition::{self, Format};
@@ -16,6 +18,11 @@ use tcp_probe_exporter::prober::{Probe, Prober};
 
 use crate::exposition::assert_readable;
 use crate::fuzz;
+
+/// Dialogues that are tried.
+const MODULES: usize = 100;
+/// How long they may take to load, on a machine that is busy with everything else.
+const LOADING: Duration = Duration::from_secs(10);
 
 /// Steps as a file has them.
 fn step() -> impl Strategy<Value = String> {
@@ -61,22 +68,30 @@ fn speech() -> impl Strategy<Value = Vec<Vec<u8>>> {
     proptest::collection::vec(piece, 0..6)
 }
 
-fn module(steps: &[String], tls: bool, hold: bool, reset: bool) -> Option<std::sync::Arc<Module>> {
+/// Modules with random steps, loaded once, since that takes longer than a probe.
+/// Those that contradict themselves are refused.
+fn modules() -> Vec<Arc<Module>> {
     let home = tempfile::tempdir().expect("a directory");
     let file = home.path().join("c.yml");
-    let steps = steps.join(", ");
-    let hold = if hold { "hold: 5ms, " } else { "" };
-    let close = if reset { "close: reset, " } else { "" };
-    let text = format!(
-        "modules: {{m: {{prober: tcp, timeout: 60ms, tcp: {{tls: {tls}, {hold}{close}tls_config: {{insecure_skip_verify: true}}, query_response: [{steps}]}}}}}}\n"
-    );
-    std::fs::write(&file, text).expect("a file");
-    // Some of these contradict themselves and are refused.
-    let config = Config::load(Some(&file)).ok()?.config;
-    match config.modules.get("m") {
-        Some(ModuleEntry::Tcp(module)) => Some(module.clone()),
-        _ => None,
+    let strategy = (proptest::collection::vec(step(), 0..5), any::<(bool, bool, bool)>());
+    let mut runner = TestRunner::default();
+    let mut modules = Vec::new();
+    let begin = Instant::now();
+    while modules.len() < MODULES && (modules.len() < 10 || begin.elapsed() < LOADING) {
+        let (steps, (tls, hold, reset)) = strategy.new_tree(&mut runner).expect("steps").current();
+        let steps = steps.join(", ");
+        let hold = if hold { "hold: 5ms, " } else { "" };
+        let close = if reset { "close: reset, " } else { "" };
+        let text = format!(
+            "modules: {{m: {{prober: tcp, timeout: 60ms, tcp: {{tls: {tls}, {hold}{close}tls_config: {{insecure_skip_verify: true}}, query_response: [{steps}]}}}}}}\n"
+        );
+        std::fs::write(&file, text).expect("a file");
+        let Ok(loaded) = Config::load(Some(&file)) else { continue };
+        if let Some(ModuleEntry::Tcp(module)) = loaded.config.modules.get("m") {
+            modules.push(Arc::clone(module));
+        }
     }
+    modules
 }
 
 #[test]
@@ -93,10 +108,8 @@ fn any_dialogue_with_any_peer_ends_in_time() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
     let prober = Prober::default();
     let access = Access::default();
-    let strategy =
-        (proptest::collection::vec(step(), 0..5), speech(), 0..4_u8, any::<(bool, bool, bool)>());
-    fuzz("dialogue", &strategy, |(steps, speech, end, (tls, hold, reset))| {
-        let Some(module) = module(&steps, tls, hold, reset) else { return Ok(()) };
+    let strategy = (proptest::sample::select(modules()), speech(), 0..4_u8);
+    fuzz("dialogue", &strategy, |(module, speech, end)| {
         *next.lock().expect("a speech") = (speech, end);
         let timeout = Duration::from_millis(60);
         let probe =

@@ -17,6 +17,7 @@ mod dns;
 mod faults;
 mod hostile;
 mod machine;
+mod passwords;
 mod server;
 mod supply;
 
@@ -66,7 +67,13 @@ fn statuses(answer: &[u8]) -> Vec<u16> {
 /// It still answers, and nothing in it panicked.
 #[track_caller]
 fn assert_well(exporter: &Exporter) {
-    assert_eq!(exporter.get("/-/healthy").status, 200);
+    assert_well_with(exporter, &[]);
+}
+
+/// The same, with headers.
+#[track_caller]
+fn assert_well_with(exporter: &Exporter, headers: &[(&str, &str)]) {
+    assert_eq!(exporter.get_with("/-/healthy", headers).status, 200);
     let log = exporter.log();
     assert!(!log.contains("panicked"), "{log}");
 }
