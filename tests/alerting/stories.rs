@@ -43,6 +43,11 @@ fn page_holds(name: &str, interval: u32, letters: [&str; 3], from: u32, to: u32)
     let target = Target { interval, ..Target::default() };
     story.scheduled(&target, &regions(&ap, &eu, &us));
     throughout(&mut story, from, to, PAGE, &[(PAGE, "orders-db")]);
+    // With the labels it began with: a page that loses its team has moved to another route.
+    let labelled = format!("count(ALERTS{{alertname=\"{PAGE}\", team=\"dba\"}})");
+    for half in from * 2..=to * 2 {
+        story.expect(&labelled, f64::from(half) / 2.0, &[("{}".to_owned(), 1.0)]);
+    }
     story
 }
 
@@ -221,6 +226,11 @@ fn pairs_and_clusters() -> Story {
     }
     story.series("tcp_monitor_group_min_up{group=\"cluster\", region=\"ap\"}", "2x60");
 
+    #[rustfmt::skip]
+    story.expect("group:tcp_monitor_members_down:count", 5.0, &[
+        ("group:tcp_monitor_members_down:count{group=\"cluster\"}".to_owned(), 0.0),
+        ("group:tcp_monitor_members_down:count{group=\"orders\"}".to_owned(), 0.0),
+    ]);
     let names = "TcpMonitor(PrimaryDown|GroupDegraded|TargetDown)";
     story.firing(5.0, names, &[]);
     story.firing(
@@ -378,7 +388,7 @@ fn escalation_goes_by_the_age_of_the_outage() -> Story {
     story
 }
 
-fn an_outage_of_a_day_is_a_ticket() -> Story {
+pub(crate) fn an_outage_of_a_day_is_a_ticket() -> Story {
     let mut story = Story::new("down for a day");
     let outage = minutes("u6 d1445");
     let target = Target { required: 1, ..Target::default() };
