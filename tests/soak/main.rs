@@ -65,7 +65,7 @@ impl Size {
 fn abort_scrape(address: SocketAddr, bytes: usize) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
     let mut buffer = [0; 16 * 1024];
     let mut seen = 0;
     while seen < bytes {
