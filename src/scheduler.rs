@@ -419,7 +419,8 @@ impl<P> Scheduler<P> {
             finding.outcome.cause().map_or("", |(reason, _)| reason.as_str()),
             finding.detail.as_deref().unwrap_or_default(),
         );
-        if let Some(transition) = transition {
+        // That a target is well when it is first seen is no news.
+        if let Some(transition) = transition.filter(|it| it.is_news()) {
             let (from, to) = (transition.from.as_str(), transition.to.as_str());
             info!(%monitor, %target, from, to, reason, detail, "verdict changed");
         } else {

@@ -59,6 +59,14 @@ pub struct Transition {
     pub to: Verdict,
 }
 
+impl Transition {
+    /// Whether somebody should hear of it: all but a target that is well when it is first seen.
+    #[must_use]
+    pub const fn is_news(self) -> bool {
+        !matches!((self.from, self.to), (Verdict::Unknown, Verdict::Up))
+    }
+}
+
 /// The verdict on one target and the streak that argues for or against it.
 ///
 /// Invariant: at most one of the two streaks is above zero.

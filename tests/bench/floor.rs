@@ -35,7 +35,8 @@ pub(crate) fn main(words: &[String]) {
     println!("started");
     let cpu = || super::process::cpu(std::process::id());
     let (begin, before) = (Instant::now(), cpu());
-    let mut sockets: Vec<Option<OwnedFd>> = (0..4096).map(|_| None).collect();
+    // Whether it is half-closed, too.
+    let mut sockets: Vec<Option<(OwnedFd, bool)>> = (0..4096).map(|_| None).collect();
     let mut events = vec![EpollEvent::empty(); 256];
     let mut buffer = [0; 2048];
     let (mut started, mut finished) = (0_u64, 0_u64);
@@ -50,16 +51,18 @@ pub(crate) fn main(words: &[String]) {
             let place = &mut sockets[usize::try_from(key).expect("small")];
             let ended = event.events().contains(EpollFlags::EPOLLRDHUP);
             match place {
-                None => {}
-                Some(socket) if polite && ended => {
+                Some((socket, true)) if ended => {
                     let _ = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty());
                     *place = None;
                     finished += 1;
                 }
-                Some(socket) => {
+                // Closed already, or told of its own half-close.
+                None | Some((_, true)) => {}
+                Some((socket, half_closed)) => {
                     assert_eq!(getsockopt(socket, sockopt::SocketError), Ok(0));
                     if polite {
                         shutdown(socket.as_raw_fd(), Shutdown::Write).expect("it is connected");
+                        *half_closed = true;
                     } else {
                         *place = None;
                         finished += 1;
@@ -89,7 +92,7 @@ pub(crate) fn main(words: &[String]) {
             }
             let key = started % 4096;
             epoll.add(&socket, EpollEvent::new(wanted_events, key)).expect("it watches");
-            sockets[usize::try_from(key).expect("small")] = Some(socket);
+            sockets[usize::try_from(key).expect("small")] = Some((socket, false));
             started += 1;
         }
     }
