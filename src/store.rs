@@ -30,17 +30,9 @@ impl Strip {
 
     /// Positions in [`Outcome::NAMES`], oldest first, at most [`Strip::LENGTH`].
     pub fn outcomes(self) -> impl Iterator<Item = usize> {
-        (0..Self::LENGTH).rev().map(move |it| self.0 >> (2 * it) & 3).filter(|&it| it > 0).map(
-            |it| {
-                if it == 1 {
-                    0
-                } else if it == 2 {
-                    1
-                } else {
-                    2
-                }
-            },
-        )
+        // Zero is an empty place.
+        let places = (0..Self::LENGTH).rev().map(move |it| self.0 >> (2 * it) & 3);
+        places.filter_map(|it| usize::try_from(it).ok()?.checked_sub(1))
     }
 }
 

@@ -86,8 +86,6 @@ pub struct Telemetry {
     pub lateness: Lateness,
     /// Scheduled runs that were left out because their predecessor was still running.
     pub runs_skipped: AtomicU64,
-    /// Runs that had to wait for a free place because too many probes were in flight.
-    pub runs_postponed: AtomicU64,
     /// Requests to `/probe` for a module that does not exist.
     pub modules_unknown: AtomicU64,
     /// Requests to `/probe` that came while too many probes were in flight.

@@ -62,12 +62,11 @@ struct Values {
 
 impl Values {
     fn read(own: &Own, telemetry: &Telemetry, format: Format) -> Self {
-        let mut buckets: Vec<_> = LATENESS_BOUNDS
+        let buckets = LATENESS_BOUNDS
             .into_iter()
             .chain([f64::INFINITY])
             .zip(telemetry.lateness.counts())
             .collect();
-        buckets.shrink_to_fit();
         Self {
             format,
             gauges: gauges(own, telemetry),
