@@ -94,45 +94,61 @@ impl Browser {
             let script = format!("return ({expression});");
             match self.attempt("POST", "/execute/sync", &json!({"script": script, "args": []})) {
                 Ok(Value::Bool(true)) => Ok(()),
-                other => Err(format!("`{expression}` is {other:?} on\n{}", self.text("body"))),
+                other => Err(format!("`{expression}` is {other:?} on\n{:?}", self.source())),
             }
         });
     }
 
+    /// Waits until the page at this path, to which a click led, is there as a whole.
     #[track_caller]
-    fn element(&self, selector: &str) -> String {
-        let found =
-            self.command("POST", "/element", &json!({"using": "css selector", "value": selector}));
-        found[ELEMENT].as_str().unwrap().to_owned()
+    pub(crate) fn wait_page(&self, path: &str) {
+        self.wait(&format!("location.pathname === '{path}' && document.readyState === 'complete'"));
+    }
+
+    /// The page as it is, or why it cannot be told: it may just be replaced.
+    fn source(&self) -> Result<Value, String> {
+        self.attempt("GET", "/source", &Value::Null)
+    }
+
+    /// Does something with the first element of a selector. The page renews itself, so what was
+    /// found may be gone by then and is looked for again.
+    #[track_caller]
+    fn with_element(&self, selector: &str, method: &str, what: &str, body: &Value) -> Value {
+        let found = json!({"using": "css selector", "value": selector});
+        wait_until(PATIENCE, || {
+            let found = self.attempt("POST", "/element", &found)?;
+            let element = found[ELEMENT].as_str().unwrap();
+            match self.attempt(method, &format!("/element/{element}/{what}"), body) {
+                Err(err) if !err.contains("stale element") => panic!("{selector}, {what}: {err}"),
+                other => other,
+            }
+        })
     }
 
     /// The text of the first element of a selector, as a person reads it.
     #[track_caller]
     pub(crate) fn text(&self, selector: &str) -> String {
-        let element = self.element(selector);
-        let text = self.command("GET", &format!("/element/{element}/text"), &Value::Null);
+        let text = self.with_element(selector, "GET", "text", &Value::Null);
         text.as_str().unwrap().to_owned()
     }
 
     /// The accessible name of the first element of a selector.
+    #[track_caller]
     pub(crate) fn name(&self, selector: &str) -> String {
-        let element = self.element(selector);
-        let name = self.command("GET", &format!("/element/{element}/computedlabel"), &Value::Null);
+        let name = self.with_element(selector, "GET", "computedlabel", &Value::Null);
         name.as_str().unwrap().to_owned()
     }
 
     /// Types into an element.
     #[track_caller]
     pub(crate) fn write(&self, selector: &str, text: &str) {
-        let element = self.element(selector);
-        self.command("POST", &format!("/element/{element}/value"), &json!({"text": text}));
+        self.with_element(selector, "POST", "value", &json!({"text": text}));
     }
 
     /// Clicks an element.
     #[track_caller]
     pub(crate) fn click(&self, selector: &str) {
-        let element = self.element(selector);
-        self.command("POST", &format!("/element/{element}/click"), &json!({}));
+        self.with_element(selector, "POST", "click", &json!({}));
     }
 
     /// Presses and releases a key.

@@ -187,14 +187,15 @@ fn without_scripts_links_and_forms_do_everything() {
     browser.write("input[name=q]", "billing");
     browser.click("#filter button");
     browser.wait("location.search.includes('q=billing')");
+    browser.wait_page("/monitors/");
     assert_eq!(monitors(&browser), ["billing-queue"]);
     browser.write("input[name=target]", &zoo.closed.target());
     browser.click("#probe button");
-    browser.wait("location.pathname === '/monitors/probe'");
+    browser.wait_page("/monitors/probe");
     assert!(browser.text("body").contains("refused"));
     browser.open(&zoo.url(""));
     browser.click("a[aria-label^='Log of probe']");
-    browser.wait("location.pathname === '/monitors/logs'");
+    browser.wait_page("/monitors/logs");
     assert!(browser.text("body").contains("refused"), "{}", browser.text("body"));
 }
 

@@ -249,18 +249,21 @@ fn a_service_that_is_slow_to_accept_costs_syns() {
             std::net::TcpListener::from(socket)
         });
         let peer = listener.local_addr().unwrap();
+        // Counted for IPv4 and IPv6 together.
+        let overflows = || {
+            let counters = far.run(&["nstat", "-asz", "TcpExtListenOverflows"]);
+            let count = counters.lines().last().and_then(|it| it.split_whitespace().nth(1));
+            count.and_then(|it| it.parse::<u64>().ok()).unwrap_or_else(|| panic!("{counters}"))
+        };
+        let before = overflows();
         // A backlog of 0 has room for one.
         let _queued = near.within(|| std::net::TcpStream::connect(peer).unwrap());
         let probed = std::thread::scope(|scope| {
             let probe = scope.spawn(|| probe_from(near, peer, &connect(), TIMEOUT));
             // The first SYN is dropped at once; once that is counted, room is made.
-            harness::wait_until(TIMEOUT, || {
-                let counters = far.run(&["nstat", "-asz", "TcpExtListenOverflows"]);
-                let count = counters.lines().last().and_then(|it| it.split_whitespace().nth(1));
-                match count {
-                    None | Some("0") => Err(counters.clone()),
-                    Some(_) => Ok(()),
-                }
+            harness::wait_until(TIMEOUT, || match overflows() {
+                now if now > before => Ok(()),
+                now => Err(format!("{now} overflows")),
             });
             drop(listener.accept().unwrap());
             probe.join().unwrap()
