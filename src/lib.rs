@@ -91,7 +91,7 @@ pub async fn run(
     telemetry.in_flight_limit.store((limits.on_demand + limits.scheduled) as u64, Relaxed);
     let live = Arc::new(Live::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
     let own: io::Result<Box<[_]>> = listeners.iter().map(TcpListener::local_addr).collect();
-    let prober = Arc::new(Prober::beside(own?));
+    let prober = Arc::new(Prober::beside(own?, limits.lingering));
     let store = Arc::new(Store::default());
     let schedule = Schedule::start(
         Arc::clone(&store),
@@ -111,7 +111,7 @@ pub async fn run(
     let app = Arc::new(App {
         web: Arc::clone(&web),
         live: Arc::clone(&live),
-        prober,
+        prober: Arc::clone(&prober),
         store,
         telemetry,
         shard: settings.shard,
@@ -154,6 +154,7 @@ pub async fn run(
         schedule.stop().await;
     };
     tokio::join!(http::connection::serve(accepting, server), stopping);
+    prober.settle().await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! resolve ─▶ access ─▶ connect ─▶ TLS ─▶ dialogue ─▶ hold ─▶ close
-//! └──────────────── one deadline ───────────────────────┘   short, not counted
+//! └──────────────── one deadline ───────────────────────┘   not waited for
 //! ```
 //!
 //! Nothing here remembers a target: what a [`Prober`] holds are caches of files and names.
@@ -20,6 +20,7 @@ use crate::prober::connect::Connection;
 use crate::prober::deadline::Deadline;
 use crate::prober::dialogue::{Context, Wire};
 use crate::prober::journal::{Journal, Level};
+use crate::prober::linger::Linger;
 use crate::prober::resolve::Resolvers;
 use crate::prober::tls::TlsClient;
 
@@ -28,6 +29,7 @@ mod deadline;
 mod dialogue;
 pub mod journal;
 mod kernel;
+mod linger;
 mod resolve;
 mod sockets;
 mod stamp;
@@ -53,6 +55,7 @@ pub struct Probe<'a> {
 pub struct Prober {
     resolvers: Resolvers,
     tls: TlsClient,
+    linger: Linger,
     listeners: Box<[SocketAddr]>,
 }
 
@@ -72,10 +75,22 @@ impl Trouble {
 }
 
 impl Prober {
-    /// One that knows where this process listens, to deny that to probes on demand.
+    /// One that knows where this process listens, to deny that to probes on demand, and how many
+    /// sockets it may keep beyond the end of their probes.
     #[must_use]
-    pub fn beside(listeners: Box<[SocketAddr]>) -> Self {
-        Self { listeners, ..Self::default() }
+    pub fn beside(listeners: Box<[SocketAddr]>, lingering: usize) -> Self {
+        Self { listeners, linger: Linger::with_limit(lingering), ..Self::default() }
+    }
+
+    /// Closes in the background, for ever, what ended probes left half-closed for their peers to
+    /// close too. Where nobody calls this, the next probes do it.
+    pub async fn tend(&self) {
+        self.linger.tend().await;
+    }
+
+    /// Waits, a quarter of a second at most, until every connection is closed on both sides.
+    pub async fn settle(&self) {
+        self.linger.settle().await;
     }
 
     /// Whether a connection to `peer` would come back to this process.
@@ -207,7 +222,7 @@ impl Prober {
             }
         });
         if let Some(wire) = wire {
-            wire.close(probe.module.close).await;
+            wire.close(probe.module.close, &self.linger).await;
         }
     }
 
@@ -239,7 +254,7 @@ impl Prober {
         });
         let begun = Instant::now();
         match connect::connect(peer, source, deadline).await {
-            Ok(Connection { stream, kernel }) => {
+            Ok(Connection { link, kernel }) => {
                 finding.phases.connect = Some(begun.elapsed());
                 finding.kernel = kernel;
                 journal.note(Level::Debug, || {
@@ -249,7 +264,7 @@ impl Prober {
                         None => format!("connected after {took:?}"),
                     }
                 });
-                let mut wire = Wire::new(stream);
+                let mut wire = Wire::new(link);
                 if module.expect_connect != ExpectConnect::Open {
                     let detail = format!(
                         "the port is open, the module expects it {}",

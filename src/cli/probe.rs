@@ -203,11 +203,13 @@ impl Session<'_> {
             .build()
             .map_err(|err| format!("cannot start the runtime: {err}"))?;
         let ended = runtime.block_on(async {
-            tokio::select! {
+            let ended = tokio::select! {
                 ended = self.rounds(at_once) => ended,
                 // Interrupted by the user, who wants to see what there is.
                 _ = tokio::signal::ctrl_c() => Ok(()),
-            }
+            };
+            self.prober.settle().await;
+            ended
         });
         runtime.shutdown_background();
         let mut all = Statistics::default();

@@ -21,8 +21,17 @@ use crate::prober::{Trouble, kernel};
 /// A connection that came up.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) link: Link,
     pub(super) kernel: Option<KernelView>,
+}
+
+/// Its socket.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// One that never had to wait, so that the event queue knows nothing of it.
+    Bare(Socket),
+    /// One that the event queue watches.
+    Watched(TcpStream),
 }
 
 /// A connect that failed.
@@ -47,24 +56,31 @@ pub(super) async fn connect(
         return Err(stalled(None));
     }
     let socket = open(peer, source)?;
-    let stream = match socket.connect(&SockAddr::from(peer)) {
-        Ok(()) => register(socket)?,
-        Err(err) => match err.raw_os_error() {
-            Some(libc::EINPROGRESS) => register(socket)?,
+    if let Err(err) = socket.connect(&SockAddr::from(peer)) {
+        match err.raw_os_error() {
+            Some(libc::EINPROGRESS) => (),
             // A refusal that was quicker than the system call is still the network's answer.
             Some(errno @ (libc::ECONNREFUSED | libc::ECONNRESET | libc::ETIMEDOUT)) => {
                 return Err(answered(&socket, peer, errno));
             }
             _ => return Err(local(&err)),
-        },
-    };
+        }
+    }
+    // Over loopback the handshake takes place within the system call, though it does not say so.
+    if peer.ip().is_loopback()
+        && let Some(info) = kernel::tcp_info(&socket).filter(kernel::TcpInfoPrefix::is_connected)
+    {
+        return Ok(Connection { link: Link::Bare(socket), kernel: Some(info.view()) });
+    }
+    let stream = watch(socket).map_err(|trouble| Failed { trouble, icmp: None, kernel: None })?;
     loop {
         let woken = deadline.cap(stream.writable()).await;
         // The kernel's word counts, not the timer's: a process stopped past the deadline finds
         // the connection that came up meanwhile.
         let info = kernel::tcp_info(&stream);
         if info.is_some_and(|it| it.is_connected()) {
-            return Ok(Connection { stream, kernel: info.map(|it| it.view()) });
+            let kernel = info.map(|it| it.view());
+            return Ok(Connection { link: Link::Watched(stream), kernel });
         }
         match stream.take_error() {
             Ok(Some(err)) | Err(err) => {
@@ -77,7 +93,9 @@ pub(super) async fn connect(
             Err(Elapsed { stalled: true }) => return Err(stalled(view)),
             Err(Elapsed { stalled: false }) => return Err(silent(view)),
             // No `TCP_INFO`, as in some sandboxes: writable and no error is connected.
-            Ok(Ok(())) if info.is_none() => return Ok(Connection { stream, kernel: None }),
+            Ok(Ok(())) if info.is_none() => {
+                return Ok(Connection { link: Link::Watched(stream), kernel: None });
+            }
             // Woken by an entry of the error queue that did not end the connect.
             Ok(Ok(())) => {
                 let _ = kernel::icmp_error(&stream, 0);
@@ -110,8 +128,12 @@ fn open(peer: SocketAddr, source: Option<IpAddr>) -> Result<Socket, Failed> {
     Ok(socket)
 }
 
-fn register(socket: Socket) -> Result<TcpStream, Failed> {
-    TcpStream::from_std(socket.into()).map_err(|err| local(&err))
+/// Makes a socket known to the event queue.
+///
+/// # Errors
+/// The queue takes no more.
+pub(super) fn watch(socket: Socket) -> Result<TcpStream, Trouble> {
+    TcpStream::from_std(socket.into()).map_err(|err| local(&err).trouble)
 }
 
 fn failed(reason: Reason, errno: Option<i32>, detail: String) -> Failed {

@@ -10,6 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use regex::bytes::Captures;
+use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -18,8 +19,10 @@ use crate::module::pattern::Pattern;
 use crate::module::template::Template;
 use crate::module::{Close, Expect, Send, Step};
 use crate::outcome::{DialogueFinding, Finding, Phase, Reason};
+use crate::prober::connect::{self, Link};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::journal::{self, Journal, Level};
+use crate::prober::linger::Linger;
 use crate::prober::tls::{self, TlsClient};
 use crate::prober::{Probe, Trouble};
 
@@ -31,10 +34,8 @@ const MAX_RECEIVED: usize = 4 * 1024 * 1024;
 const CHUNK: usize = 4096;
 /// Longest value of a label, in bytes.
 const MAX_LABEL: usize = 4096;
-/// How long a half-closed connection is drained, so that the peer sees a FIN and no RST.
-const DRAIN: Duration = Duration::from_millis(200);
-/// Most bytes that are drained.
-const MAX_DRAINED: usize = 64 * 1024;
+/// How long a peer may take to take the end of TLS.
+const GOODBYE: Duration = Duration::from_millis(200);
 
 /// What a talk needs beyond the connection.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,8 @@ pub(super) struct Wire {
 
 #[derive(Debug)]
 enum Stream {
+    /// Not watched by the event queue yet.
+    Bare(Socket),
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     /// Given away for good: a TLS handshake did not come to an end.
@@ -83,6 +86,7 @@ pub(super) async fn talk(
     journal: &mut Journal,
 ) -> Result<(), (Trouble, Phase)> {
     let module = context.probe.module;
+    wire.watch().map_err(|it| (it, Phase::Connect))?;
     if module.tls {
         wire.secure(context, finding, journal).await.map_err(|it| (it, Phase::Tls))?;
     }
@@ -122,9 +126,21 @@ fn unless_late(trouble: Trouble, deadline: Deadline) -> Trouble {
 
 impl Wire {
     /// A connection over which nothing came yet.
-    pub(super) const fn new(stream: TcpStream) -> Self {
-        let stream = Stream::Plain(stream);
+    pub(super) fn new(link: Link) -> Self {
+        let stream = match link {
+            Link::Bare(socket) => Stream::Bare(socket),
+            Link::Watched(stream) => Stream::Plain(stream),
+        };
         Self { stream, buffer: Vec::new(), consumed: 0, received: 0, ended: false }
+    }
+
+    /// Has the connection watched, if it is not yet.
+    fn watch(&mut self) -> Result<(), Trouble> {
+        self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
+            Stream::Bare(socket) => Stream::Plain(connect::watch(socket)?),
+            other => other,
+        };
+        Ok(())
     }
 
     /// What came and is not consumed.
@@ -439,47 +455,39 @@ impl Wire {
     }
 
     /// Ends the connection in the module's way.
-    pub(super) async fn close(self, close: Close) {
-        let (plain, secured) = match self.stream {
-            Stream::Plain(stream) => (stream, None),
-            Stream::Tls(stream) => match close {
-                Close::Reset => ((*stream).into_inner().0, None),
-                Close::Fin => {
-                    let mut stream = *stream;
-                    let goodbye = tokio::time::timeout(DRAIN, stream.shutdown()).await;
-                    (stream.into_inner().0, Some(goodbye.is_ok()))
+    pub(super) async fn close(self, close: Close, linger: &Linger) {
+        let socket = match self.stream {
+            Stream::Bare(socket) => Ok(socket),
+            Stream::Plain(stream) => unwatched(stream),
+            Stream::Tls(mut stream) => {
+                if close == Close::Fin && !says_goodbye(&mut stream).await {
+                    return;
                 }
-            },
+                unwatched((*stream).into_inner().0)
+            }
             Stream::Gone => return,
         };
+        // One that cannot be taken from the event queue is closed by now.
+        let Ok(socket) = socket else { return };
         match close {
             Close::Reset => {
-                let _ = plain.set_zero_linger();
+                let _ = socket.set_linger(Some(Duration::ZERO));
             }
-            Close::Fin => {
-                let half_closed = secured.unwrap_or_else(|| {
-                    socket2::SockRef::from(&plain).shutdown(std::net::Shutdown::Write).is_ok()
-                });
-                if half_closed && !self.ended {
-                    let _ = tokio::time::timeout(DRAIN, drain(&plain)).await;
-                }
-            }
+            // The peer has closed already: nothing can come any more.
+            Close::Fin if self.ended => (),
+            Close::Fin => linger.add(socket),
         }
     }
 }
 
-/// Reads and drops until the peer closes too.
-async fn drain(stream: &TcpStream) {
-    let mut drained = 0;
-    while drained < MAX_DRAINED && stream.readable().await.is_ok() {
-        let mut scratch = [0; 2048];
-        match stream.try_read(&mut scratch) {
-            Ok(0) => return,
-            Ok(count) => drained += count,
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => (),
-            Err(_) => return,
-        }
-    }
+/// Takes a connection from the event queue.
+fn unwatched(stream: TcpStream) -> io::Result<Socket> {
+    stream.into_std().map(Socket::from)
+}
+
+/// Ends TLS. False if the peer does not even take that.
+async fn says_goodbye(stream: &mut TlsStream<TcpStream>) -> bool {
+    tokio::time::timeout(GOODBYE, stream.shutdown()).await.is_ok()
 }
 
 /// What to do with a match: labels for the finding, and what to send.
@@ -599,7 +607,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_read(task, buffer),
-            Self::Gone => Self::gone(),
+            Self::Bare(_) | Self::Gone => Self::gone(),
         }
     }
 }
@@ -613,7 +621,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(task, bytes),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write(task, bytes),
-            Self::Gone => Self::gone(),
+            Self::Bare(_) | Self::Gone => Self::gone(),
         }
     }
 
@@ -621,7 +629,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(task),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(task),
-            Self::Gone => Self::gone(),
+            Self::Bare(_) | Self::Gone => Self::gone(),
         }
     }
 
@@ -629,7 +637,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(task),
             Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(task),
-            Self::Gone => Self::gone(),
+            Self::Bare(_) | Self::Gone => Self::gone(),
         }
     }
 }

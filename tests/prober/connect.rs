@@ -64,20 +64,6 @@ async fn close_reset_resets() {
 }
 
 #[tokio::test]
-async fn a_peer_that_never_closes_delays_the_close_for_a_bounded_time_only() {
-    let (release, held) = mpsc::channel::<()>();
-    let address = peer(move |stream| {
-        let _ = held.recv();
-        drop(stream);
-    });
-
-    let finding = probe(&address.to_string(), &Module::connect("m"), TIMEOUT).await;
-
-    assert_eq!(finding.outcome, Outcome::Success);
-    drop(release);
-}
-
-#[tokio::test]
 async fn a_closed_port_is_refused() {
     let (_held, address) = closed_port();
 

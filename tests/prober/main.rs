@@ -34,7 +34,9 @@ async fn probe(target: &str, module: &Module, timeout: Duration) -> Finding {
     let access = Access::default();
     let probe = Probe { address: &address, module, hostname: None, timeout, access: &access };
     let mut journal = Journal::bounded(Level::Debug, 64 * 1024);
-    let finding = Prober::default().probe(probe, &mut journal).await;
+    let prober = Prober::default();
+    let finding = prober.probe(probe, &mut journal).await;
+    prober.settle().await;
     for line in journal.lines() {
         println!("{:?} {:?} {}", line.at, line.level, line.message);
     }
