@@ -49,10 +49,13 @@ impl Schedule {
         // left behind.
         let first = feed.draft.plan(&feed.configs.borrow_and_update());
         let thread = thread::Builder::new().name("schedule".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                let feed = feed.run(first, stopped);
-                tokio::join!(feed, scheduler::run(store, telemetry, limit, planned));
-            });
+            let prober = Arc::clone(&feed.draft.prober);
+            // Tasks, since the future that a runtime blocks on wakes itself through the kernel.
+            runtime.spawn(async move { prober.tend().await });
+            runtime.spawn(feed.run(first, stopped));
+            let running = runtime.spawn(scheduler::run(store, telemetry, limit, planned));
+            // It ends by itself, or by a panic that has been told.
+            let _ = runtime.block_on(running);
         })?;
         Ok(Self { thread, scheduled, _stop: stop })
     }
