@@ -212,7 +212,7 @@ fn hostile_peers_break_and_forge_nothing() {
                     for debug in ["", "&debug=true"] {
                         let path =
                             format!("/probe?module={module}&target={}{debug}", peer.target());
-                        let response = exporter.get(&path);
+                        let response = exporter.get_awake(&path);
                         let what = format!("{name}, {module}{debug}");
                         let text = response.text();
                         assert_eq!(response.status, 200, "{what}: {text}");

@@ -12,6 +12,7 @@ use crate::http::{self, Response};
 use crate::metrics::Metrics;
 use crate::netns::{self, Netns};
 use crate::process::Process;
+use crate::{PATIENCE, wait_until};
 
 /// How an exporter is to be started. `BINARY` is `env!("CARGO_BIN_EXE_tcp_probe_exporter")`,
 /// which only a test of the package itself knows.
@@ -198,9 +199,21 @@ impl Exporter {
     #[track_caller]
     #[must_use]
     pub fn probe(&self, target: &str, module: &str) -> Metrics {
-        let response = self.get(&format!("/probe?module={module}&target={target}"));
+        let response = self.get_awake(&format!("/probe?module={module}&target={target}"));
         assert_eq!(response.status, 200, "{}", response.text());
         Metrics::parse(&response.text())
+    }
+
+    /// The answer to a request for a probe during which this machine, if it is very busy, did not
+    /// put the exporter to sleep beyond the deadline. Of that the exporter accuses no target.
+    #[track_caller]
+    #[must_use]
+    pub fn get_awake(&self, path: &str) -> Response {
+        wait_until(PATIENCE, || {
+            let response = self.get(path);
+            let slept = response.status == 503 && response.text().contains("local_stall");
+            if slept { Err(response.text()) } else { Ok(response) }
+        })
     }
 
     /// Its log so far.
