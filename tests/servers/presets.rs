@@ -203,15 +203,24 @@ fn ftp_quits_properly() {
 }
 
 /// The broker's price for an answer is one warning; whoever connects and says nothing is not even
-/// mentioned. The comment of the preset says so.
+/// mentioned, and a login is information. The comment of the preset says so.
 #[test]
-fn amqp_costs_one_warning_and_a_bare_connect_none() {
-    let name = "amqp_costs_one_warning_and_a_bare_connect_none";
+fn amqp_costs_one_warning_and_a_login_none() {
+    let name = "amqp_costs_one_warning_and_a_login_none";
     if !servers::available(name, rabbitmq::PROGRAMS) {
         return;
     }
     let server = rabbitmq::start();
-    let exporter = exporter(None);
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/rabbitmq.yml");
+    let example = std::fs::read_to_string(example).expect("the example");
+    let (modules, _) = example.split_once("\nmonitors:").expect("modules, then monitors");
+    let exporter = Exporter::new(BINARY).config(modules).start();
+    let mark = server.log().len();
+
+    visit(&exporter, &server.target(), "amqp_login", VISITS);
+    let log = server.wait_log(mark, "closing AMQP", VISITS);
+    let others: Vec<_> = log.lines().filter(|it| !it.contains(" [info] ")).collect();
+    assert_eq!(others, [""; 0]);
     let mark = server.log().len();
 
     visit(&exporter, &server.target(), "tcp_connect", VISITS);
@@ -226,7 +235,7 @@ fn amqp_costs_one_warning_and_a_bare_connect_none() {
     let others: Vec<_> = log.lines().filter(|it| !expected(it)).collect();
     assert_eq!(others, [""; 0]);
     assert_eq!(log.matches(warning).count(), VISITS);
-    assert_refused_when_down(&exporter, server, &[("amqp", 0)]);
+    assert_refused_when_down(&exporter, server, &[("amqp", 0), ("amqp_login", 0)]);
 }
 
 #[test]

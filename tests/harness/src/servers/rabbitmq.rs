@@ -1,4 +1,4 @@
-//! RabbitMQ: port 0 is AMQP, port 1 is AMQP over TLS.
+//! RabbitMQ: port 0 is AMQP, port 1 is AMQP over TLS. User, password and virtual host are `monitor`.
 
 use super::{Home, Server, free_port};
 use crate::{PATIENCE, wait_until};
@@ -15,6 +15,7 @@ pub fn start() -> Server {
         "listeners.tcp.1 = 127.0.0.1:{port}\nlisteners.ssl.1 = 127.0.0.1:{secure}\n\
          ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\nlog.console = true\nlog.console.level = info\n\
          log.console.use_colors = off\nlog.file = false\n\
+         default_user = monitor\ndefault_pass = monitor\ndefault_vhost = monitor\n\
          distribution.listener.interface = 127.0.0.1\n",
         home.file("ca.pem"),
         home.file("cert.pem"),
