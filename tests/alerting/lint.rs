@@ -25,7 +25,6 @@ const EXPOSED: [&str; 29] = [
     "tcp_monitor_last_probe_timestamp_seconds",
     "tcp_monitor_probe_duration_seconds_count",
     "tcp_monitor_probe_duration_seconds_sum",
-    "tcp_monitor_probe_success",
     "tcp_monitor_required_regions",
     "tcp_monitor_slo_objective_ratio",
     "tcp_monitor_slow_seconds",
@@ -38,6 +37,7 @@ const EXPOSED: [&str; 29] = [
     "tcp_probe_exporter_probes_total",
     "tcp_probe_exporter_runs_skipped_total",
     "tcp_probe_exporter_start_lateness_seconds_bucket",
+    "tcp_probe_exporter_targets",
     "tcp_probe_exporter_targets_refused_total",
     "up",
 ];
@@ -51,6 +51,7 @@ fn level(name: &str) -> Option<&'static [&'static str]> {
         "group" => &["group"],
         "host" => &["host"],
         "region" => &["region"],
+        "rules" => &[],
         _ => return None,
     })
 }

@@ -3,6 +3,8 @@
 //! `u` up, `f` failed once and still held up, `d` down, `i` inconclusive, `s` stale (its scheduler hangs), `r` restarted (the
 //! exporter reports the target and knows nothing of it yet), `.` silent.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 /// Seconds between two samples, and between two evaluations.
@@ -17,6 +19,8 @@ pub(crate) struct Story {
     pub(crate) name: String,
     series: Vec<Value>,
     checks: Vec<Value>,
+    /// In which minutes each exporter reports anything, by its labels.
+    exporters: BTreeMap<String, String>,
 }
 
 /// A target and its policy. The labels are those of its info series.
@@ -101,6 +105,7 @@ impl Story {
             "monitor=\"{monitor}\", target=\"{monitor}:1\", region=\"{region}\", \
              job=\"tcp-monitor\", instance=\"{exporter}:10115\""
         );
+        self.reports(region, exporter, letters);
         let mut verdict = None;
         self.tell(&format!("tcp_monitor_up{{{key}}}"), letters, |letter, _| {
             match letter {
@@ -139,14 +144,26 @@ impl Story {
             self.constant(&format!("tcp_monitor_{name}{{{key}}}"), letters, value);
         }
         self.constant(&format!("tcp_monitor_info{{{key}, {labels}}}"), letters, 1.0);
-        for (wanted, reason) in [('d', *reason), ('i', "local_stall")] {
+        for (wanted, reason) in [(['d', 'f'], *reason), (['i', 'i'], "local_stall")] {
             if letters.contains(wanted) {
                 let series = format!(
                     "tcp_monitor_failure_info{{{key}, phase=\"connect\", reason=\"{reason}\"}}"
                 );
-                self.tell(&series, letters, |letter, _| (letter == wanted).then_some(1.0));
+                self.tell(&series, letters, |it, _| wanted.contains(&it).then_some(1.0));
             }
         }
+    }
+
+    /// Notes that this exporter reports a target in the minutes in which it is not silent.
+    fn reports(&mut self, region: &str, exporter: &str, letters: &str) {
+        let labels =
+            format!("region=\"{region}\", job=\"tcp-monitor\", instance=\"{exporter}:10115\"");
+        let known = self.exporters.remove(&labels).unwrap_or_default();
+        let silent = std::iter::repeat('.');
+        let length = known.len().max(letters.len());
+        let both = known.chars().chain(silent.clone()).zip(letters.chars().chain(silent));
+        let union = both.take(length).map(|(a, b)| if a == '.' { b } else { a }).collect();
+        self.exporters.insert(labels, union);
     }
 
     /// A target that Prometheus probes on scrape in each region; `i` and `.` are failed scrapes.
@@ -221,10 +238,14 @@ impl Story {
 
     /// The test as promtool reads it.
     pub(crate) fn document(&self) -> Value {
+        let mut whole = self.clone();
+        for (labels, letters) in &self.exporters {
+            whole.constant(&format!("tcp_probe_exporter_targets{{{labels}}}"), letters, 1.0);
+        }
         json!({
             "name": self.name,
             "interval": format!("{STEP}s"),
-            "input_series": self.series,
+            "input_series": whole.series,
             "promql_expr_test": self.checks,
         })
     }
