@@ -7,7 +7,7 @@
 use std::io;
 
 use crate::outcome::Finding;
-use crate::store::Store;
+use crate::store::{Moment, Store};
 use crate::telemetry::Telemetry;
 
 mod monitors;
@@ -93,7 +93,7 @@ pub fn probe(finding: &Finding, format: Format) -> String {
 }
 
 /// The metrics of every monitor and of the exporter, written piece by piece: whole pages of
-/// large fleets are never in memory at once.
+/// large fleets are never in memory at once. At `now` a verdict may be stale.
 ///
 /// # Errors
 /// Those of `out`.
@@ -101,11 +101,12 @@ pub fn metrics(
     store: &Store,
     telemetry: &Telemetry,
     own: &Own,
+    now: Moment,
     format: Format,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
     let mut page = page::Page::new(out, format);
-    monitors::write(store, &mut page)?;
+    monitors::write(store, now, &mut page)?;
     page.raw(&own.encode(telemetry, format))?;
     page.finish()
 }

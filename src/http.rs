@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONNECTION, HOST, HeaderMap, HeaderValue};
@@ -30,7 +30,7 @@ use crate::monitor::Shard;
 use crate::outcome::{Finding, Outcome, Phase, Reason};
 use crate::prober::journal::{Journal, Level};
 use crate::prober::{Probe, Prober};
-use crate::store::Store;
+use crate::store::{Moment, Store};
 use crate::telemetry::Telemetry;
 
 pub mod address;
@@ -303,7 +303,9 @@ async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Response<Body> {
     };
     let this = Arc::clone(app);
     streamed(app, headers, format.content_type(), move |out| {
-        exposition::metrics(&this.store, &this.telemetry, &own, format, out)
+        let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = Moment::since_epoch(elapsed);
+        exposition::metrics(&this.store, &this.telemetry, &own, now, format, out)
     })
     .await
 }

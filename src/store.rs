@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 
 use crate::monitor::Target;
 use crate::outcome::{Finding, KernelView, Outcome};
-use crate::verdict::{Judgement, Transition};
+use crate::verdict::{Judgement, Transition, Verdict};
 
 /// The last outcomes of a target, newest last, two bits each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -152,6 +152,22 @@ pub struct State {
 }
 
 impl State {
+    /// Time without a conclusive probe after which the last one says nothing any more, beside two
+    /// intervals and a timeout, which is shorter than a third.
+    const GRACE: Duration = Duration::from_secs(60);
+
+    /// Whether the verdict must not be relied on at `now`: it is unknown, its last probe was
+    /// inconclusive, or no conclusive one has ended for long.
+    #[must_use]
+    pub fn is_stale(&self, interval: Duration, now: Moment) -> bool {
+        let inconclusive =
+            self.last.as_ref().is_some_and(|it| matches!(it.outcome, Outcome::Inconclusive(..)));
+        let old = self
+            .last_conclusive_at
+            .is_none_or(|at| now.elapsed() > at.elapsed() + 3 * interval + Self::GRACE);
+        inconclusive || old || self.judgement.verdict() == Verdict::Unknown
+    }
+
     fn apply(
         &mut self,
         target: &Target,

@@ -2,8 +2,8 @@
 //!
 //! Every series carries `monitor` and `target` and nothing that changes with the outcome or the
 //! address: an outage starts no new series, so that a rule's history is whole when it matters.
-//! The exceptions are the reason of a failure, and the addresses of a name whose monitor asks
-//! for all of them.
+//! The exceptions are the reason of a failure, whether the verdict is stale, and the addresses
+//! of a name whose monitor asks for all of them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,18 +12,19 @@ use std::time::Duration;
 use crate::exposition::page::{Kind, Labels, Page, label};
 use crate::monitor::Monitor;
 use crate::outcome::Outcome;
-use crate::store::{Row, Snapshot, State, Store};
+use crate::store::{Moment, Row, Snapshot, State, Store};
 
 /// Labels that the exporter sets itself, which monitors cannot.
 pub const BUILT_IN_LABELS: [&str; 9] =
     ["monitor", "target", "module", "host", "port", "group", "role", "depends_on", "le"];
 
-pub(super) fn write(store: &Store, page: &mut Page<'_>) -> io::Result<()> {
+pub(super) fn write(store: &Store, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
     let rows = store.snapshot();
     if rows.is_empty() {
         return Ok(());
     }
     results(&rows, page)?;
+    stale(&rows, now, page)?;
     kernel_and_certificates(&rows, page)?;
     durations(&rows, &store.bounds(), page)?;
     policy(&rows, page)?;
@@ -132,6 +133,20 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
             }
         }
     })
+}
+
+/// Only where there is something to say: rules then need not look at every target.
+fn stale(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
+    let name = "tcp_monitor_stale";
+    let help = "1 while the verdict is unknown or must not be relied on, absent otherwise.";
+    page.family(name, Kind::Gauge, help)?;
+    for row in rows.iter() {
+        if row.state().is_stale(row.target.monitor.interval, now) {
+            page.sample(name, &labels(row), true);
+            page.flush_if_full()?;
+        }
+    }
+    Ok(())
 }
 
 fn kernel_and_certificates(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {

@@ -109,13 +109,20 @@ fn an_unparsable_target_was_never_looked_up() {
     assert!(!text.contains("probe_ip_protocol") && !text.contains("dns_lookup"), "{text}");
 }
 
-/// The names and labels of all series of a page, without the reasons.
+/// So many seconds after the findings of these tests.
+fn moment(seconds: u64) -> Moment {
+    Moment::since_epoch(Duration::from_secs(1_000_000_000 + seconds))
+}
+
+/// The names and labels of all series of a page, without those that come and go.
 fn series(store: &Store) -> Vec<String> {
     let mut page = Vec::new();
-    metrics(store, &Telemetry::default(), &Own::starting(), Format::Classic, &mut page).unwrap();
+    let (telemetry, own) = (Telemetry::default(), Own::starting());
+    metrics(store, &telemetry, &own, moment(0), Format::Classic, &mut page).unwrap();
     let text = String::from_utf8(page).unwrap();
     text.lines()
-        .filter(|line| line.starts_with("tcp_monitor") && !line.contains("failure_info"))
+        .filter(|line| line.starts_with("tcp_monitor"))
+        .filter(|line| !line.contains("failure_info") && !line.contains("_stale"))
         .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
         .collect()
 }
@@ -126,14 +133,7 @@ fn the_series_of_a_target_are_the_same_whatever_happens() {
     let target = monitor("db", "db.example.com", &[5432]).targets().next().unwrap();
     let row = Store::row(target);
     store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
-    let apply = |finding: &Finding| {
-        store.apply(
-            &row,
-            finding,
-            Box::default(),
-            crate::store::Moment::since_epoch(Duration::from_secs(1_000_000_000)),
-        )
-    };
+    let apply = |finding: &Finding| store.apply(&row, finding, Box::default(), moment(0));
 
     let before = series(&store);
     assert!(before.iter().any(|it| it.contains("probes_total{monitor=\"db\"")), "{before:?}");
@@ -160,6 +160,32 @@ fn the_series_of_a_target_are_the_same_whatever_happens() {
 }
 
 #[test]
+fn a_verdict_is_stale_until_probed_after_inconclusive_probes_and_when_old() {
+    let store = Store::default();
+    let target = monitor("db", "192.0.2.1", &[1]).targets().next().unwrap();
+    let interval = target.monitor.interval.as_secs();
+    let row = Store::row(target);
+    store.replace(vec![Arc::clone(&row)], &[]);
+    let stale = |seconds| {
+        let mut page = Vec::new();
+        let (telemetry, own) = (Telemetry::default(), Own::starting());
+        metrics(&store, &telemetry, &own, moment(seconds), Format::Classic, &mut page).unwrap();
+        let text = String::from_utf8(page).unwrap();
+        text.contains("tcp_monitor_stale{monitor=\"db\",target=\"192.0.2.1:1\"} 1\n")
+    };
+    let apply = |outcome| store.apply(&row, &finding(outcome), Box::default(), moment(0));
+    assert!(stale(0));
+    apply(Outcome::because(Reason::Refused, Phase::Connect));
+    assert!(stale(0), "one failure of three is no verdict");
+    apply(Outcome::Success);
+    assert!(!stale(0) && !stale(3 * interval + 60) && stale(3 * interval + 61));
+    apply(Outcome::because(Reason::LocalResources, Phase::Connect));
+    assert!(stale(0));
+    apply(Outcome::because(Reason::Refused, Phase::Connect));
+    assert!(!stale(0), "the verdict is known, and the probe was conclusive");
+}
+
+#[test]
 fn histograms_add_up() {
     let store = Store::default();
     let row = Store::row(monitor("db", "192.0.2.1", &[1]).targets().next().unwrap());
@@ -167,15 +193,11 @@ fn histograms_add_up() {
     for millis in [50, 100, 500, 5_000] {
         let mut success = finding(Outcome::Success);
         success.duration = Duration::from_millis(millis);
-        store.apply(
-            &row,
-            &success,
-            Box::default(),
-            crate::store::Moment::since_epoch(Duration::from_secs(1_000_000_000)),
-        );
+        store.apply(&row, &success, Box::default(), moment(0));
     }
     let mut page = Vec::new();
-    metrics(&store, &Telemetry::default(), &Own::starting(), Format::Classic, &mut page).unwrap();
+    let (telemetry, own) = (Telemetry::default(), Own::starting());
+    metrics(&store, &telemetry, &own, moment(0), Format::Classic, &mut page).unwrap();
     let text = String::from_utf8(page).unwrap();
     let labels = "monitor=\"db\",target=\"192.0.2.1:1\"";
     for line in [

@@ -86,6 +86,22 @@ fn restarts_and_gaps() -> Vec<Story> {
     ]
 }
 
+fn a_region_that_is_cut_off_has_no_vote() -> Story {
+    let mut story = Story::new("a region is cut off from the centre, without stale markers");
+    let cut_off = minutes("u6 c14");
+    story.scheduled(&Target::default(), &regions(&cut_off, ALWAYS_UP, ALWAYS_UP));
+    let fresh = |count| {
+        [(
+            "target:tcp_monitor_regions_fresh:count{monitor=\"orders-db\", target=\"orders-db:1\"}"
+                .to_owned(),
+            count,
+        )]
+    };
+    story.expect("target:tcp_monitor_regions_fresh:count", 7.0, &fresh(3.0));
+    story.expect("target:tcp_monitor_regions_fresh:count", 8.5, &fresh(2.0));
+    story
+}
+
 fn silence_while_all_is_well() -> Story {
     let mut story = Story::new("restarts and lost scrapes while all is well");
     let (ap, eu) = (minutes("u6 . r u12"), minutes("u8 . u4 .2 r u4"));
@@ -788,6 +804,7 @@ fn literally(history: &str, confirm: usize) -> Option<f64> {
 pub(crate) fn all() -> Vec<Story> {
     let mut stories = restarts_and_gaps();
     stories.extend([
+        a_region_that_is_cut_off_has_no_vote(),
         silence_while_all_is_well(),
         evidence_does_not_live_for_ever(),
         first_region_after_a_start_does_not_page_alone(),

@@ -1,7 +1,8 @@
 //! Stories of targets, one letter a minute, told in the series that exporters would expose.
 //!
 //! `u` up, `f` failed once and still held up, `d` down, `i` inconclusive, `s` stale (its scheduler hangs), `r` restarted (the
-//! exporter reports the target and knows nothing of it yet), `.` silent.
+//! exporter reports the target and knows nothing of it yet), `.` silent, `c` cut off (silent, and Prometheus
+//! does not learn that it is: no stale markers).
 
 use std::collections::BTreeMap;
 
@@ -72,6 +73,10 @@ impl Story {
         for (minute, letter) in letters.chars().enumerate() {
             for part in 0..PER_MINUTE {
                 let step = (minute * PER_MINUTE + part) as u64;
+                if letter == 'c' {
+                    values.push("_".to_owned());
+                    continue;
+                }
                 let sample = value(letter, step * STEP);
                 values.push(match sample {
                     Some(it) => it.to_string(),
@@ -92,7 +97,6 @@ impl Story {
     }
 
     /// The same in one region, by one of its exporters.
-    #[expect(clippy::cast_precision_loss, reason = "seconds of a short story")]
     pub(crate) fn scheduled_in(
         &mut self,
         target: &Target,
@@ -116,24 +120,16 @@ impl Story {
             }
             verdict.filter(|_| letter != '.')
         });
-        self.tell(
-            &format!("tcp_monitor_probe_success{{{key}}}"),
-            letters,
-            |letter, _| match letter {
-                'u' => Some(1.0),
-                'd' | 'f' => Some(0.0),
-                _ => None,
-            },
-        );
-        let mut probed = None;
-        let last = format!("tcp_monitor_last_probe_timestamp_seconds{{{key}}}");
-        self.tell(&last, letters, |letter, now| {
+        let (mut known, mut probed) = (false, 0);
+        self.tell(&format!("tcp_monitor_stale{{{key}}}"), letters, |letter, now| {
             match letter {
-                'u' | 'f' | 'd' => probed = Some(now as f64),
-                'r' => probed = None,
+                'u' | 'd' => (known, probed) = (true, now),
+                'f' => probed = now,
+                'r' => known = false,
                 _ => {}
             }
-            probed.filter(|_| letter != '.')
+            let old = now > probed + u64::from(3 * interval) + 60;
+            (letter != '.' && (letter == 'i' || old || !known)).then_some(1.0)
         });
         for (name, value) in [
             ("interval_seconds", f64::from(*interval)),
