@@ -1,7 +1,14 @@
 //! What the rules cost: one evaluation of all of them, on a real Prometheus whose windows are full.
 //!
-//! Apart from the other tests, because a busy machine would be measured instead of the rules.
-//! `ALERTING_COST_TARGETS=10000` measures another size, at an interval that fits it.
+//! Apart from the other tests, because a busy machine would be measured instead of the rules; for
+//! the same reason Prometheus runs ahead of other processes, where that is allowed. The figures are
+//! its own: how long the last evaluation of each group took, storing what was recorded included.
+//!
+//! Time runs fifteen times as fast: a second stands for the 15 s between two scrapes, and every
+//! window, the five minutes for which a sample is remembered too, holds as many samples as in life.
+//! `ALERTING_COST_TARGETS=10000` measures another size, at a pace that fits it;
+//! `ALERTING_COST_MODE=on-scrape` a fleet that is probed on scrape, and `ALERTING_COST_MODE=outage`
+//! one of which a region can reach nothing.
 
 #[path = "../alerts/compress.rs"]
 mod compress;
@@ -20,16 +27,40 @@ const REGIONS: [&str; 3] = ["ap", "eu", "us"];
 const TARGETS: usize = 1000;
 const LIMIT: Duration = Duration::from_millis(300);
 
-/// The page of an exporter with this many targets, of which one in a hundred is down.
-fn page(targets: usize) -> String {
+/// What is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Mode {
+    /// Monitors on schedule, of which one in a hundred is down.
+    Scheduled,
+    /// The same, and from one region all of them.
+    Outage,
+    /// The same as `Scheduled`, probed on scrape.
+    OnScrape,
+}
+
+/// The page of a region's exporter with this many targets.
+fn page(mode: Mode, region: &str, targets: usize) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    let mut page = String::new();
+    let mut page = format!("tcp_probe_exporter_targets {targets}\n");
     for index in 0..targets {
         let key = format!("monitor=\"monitor-{index}\",target=\"10.0.0.1:{index}\"");
-        let up = u8::from(index % 100 != 0);
+        let up = u8::from(index % 100 != 0 && (mode, region) != (Mode::Outage, "ap"));
         let now = now.as_secs_f64();
-        let count = (now / 60.0).floor();
+        let (count, sum) = ((now / 60.0).floor(), (now / 60.0).floor() / 100.0);
         let service = index / 4;
+        if mode == Mode::OnScrape {
+            let key = format!(
+                "{key},host=\"host-{service}\",port=\"{index}\",service=\"service-{service}\",\
+                 team=\"dba\",env=\"production\""
+            );
+            // As a scrape of each target would leave them behind, but for the time it takes.
+            let _ = write!(
+                page,
+                "up{{{key}}} 1\nprobe_success{{{key}}} {up}\n\
+                 probe_duration_seconds{{{key}}} 0.01\nprobe_timeout_seconds{{{key}}} 10\n"
+            );
+            continue;
+        }
         // Writing to memory cannot fail.
         let _ = write!(
             page,
@@ -42,7 +73,7 @@ fn page(targets: usize) -> String {
              tcp_monitor_confirm_failures{{{key}}} 3\n\
              tcp_monitor_required_regions{{{key}}} 2\n\
              tcp_monitor_slo_objective_ratio{{{key}}} 0.999\n\
-             tcp_monitor_probe_duration_seconds_sum{{{key}}} {count}\n\
+             tcp_monitor_probe_duration_seconds_sum{{{key}}} {sum}\n\
              tcp_monitor_probe_duration_seconds_count{{{key}}} {count}\n\
              tcp_monitor_info{{{key},module=\"tcp_connect\",host=\"host-{service}\",port=\"{index}\",\
              service=\"service-{service}\",team=\"dba\",env=\"production\"}} 1\n"
@@ -58,7 +89,7 @@ fn page(targets: usize) -> String {
 }
 
 /// An exporter that only has this page.
-fn serve(netns: &Netns, targets: usize) -> SocketAddr {
+fn serve(netns: &Netns, mode: Mode, region: &'static str, targets: usize) -> SocketAddr {
     let listener = netns.within(|| TcpListener::bind("127.0.0.1:0")).expect("listen");
     let address = listener.local_addr().expect("bound");
     // It ends with the test's process: what it waits for is the kernel.
@@ -66,7 +97,7 @@ fn serve(netns: &Netns, targets: usize) -> SocketAddr {
         for mut stream in listener.incoming().flatten() {
             let mut lines = BufReader::new(stream.try_clone().expect("stream")).lines();
             while lines.next().and_then(Result::ok).is_some_and(|it| !it.is_empty()) {}
-            let page = page(targets);
+            let page = page(mode, region, targets);
             let length = page.len();
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n\
@@ -79,22 +110,45 @@ fn serve(netns: &Netns, targets: usize) -> SocketAddr {
     address
 }
 
-/// How long the last evaluation of each rule took.
-fn durations(prometheus: &Prometheus) -> Result<Vec<(String, f64)>, String> {
-    let rules = prometheus.rules()?;
-    let groups = rules.pointer("/data/groups").and_then(Value::as_array).ok_or("no groups")?;
-    let mut durations = Vec::new();
-    for group in groups {
-        for (index, rule) in group["rules"].as_array().into_iter().flatten().enumerate() {
-            if rule["health"] != "ok" {
-                return Err(format!("{}: {}", rule["name"], rule["lastError"]));
+/// The quickest evaluations seen, in seconds: of each group, and of each rule.
+#[derive(Debug, Default)]
+struct Quickest {
+    groups: BTreeMap<String, f64>,
+    rules: BTreeMap<String, f64>,
+}
+
+impl Quickest {
+    /// Asks how long the last evaluation of everything took.
+    fn look(&mut self, prometheus: &Prometheus) -> Result<(), String> {
+        let answer = prometheus.rules()?;
+        let groups = answer.pointer("/data/groups").and_then(Value::as_array).ok_or("no groups")?;
+        for group in groups {
+            let name = group["name"].as_str().unwrap_or_default();
+            for (index, rule) in group["rules"].as_array().into_iter().flatten().enumerate() {
+                if rule["health"] != "ok" {
+                    return Err(format!("{}: {}", rule["name"], rule["lastError"]));
+                }
+                // Two rules may share a name.
+                let rule_name = rule["name"].as_str().unwrap_or_default();
+                note(&mut self.rules, format!("{rule_name} #{index} of {name}"), rule);
             }
-            // Two rules may share a name.
-            let name = format!("{} #{index} of {}", rule["name"], group["name"]);
-            durations.push((name, rule["evaluationTime"].as_f64().unwrap_or_default()));
+            note(&mut self.groups, name.to_owned(), group);
         }
+        Ok(())
     }
-    Ok(durations)
+}
+
+fn note(quickest: &mut BTreeMap<String, f64>, name: String, evaluated: &Value) {
+    let seconds = evaluated["evaluationTime"].as_f64().unwrap_or_default();
+    let known = quickest.entry(name).or_insert(f64::INFINITY);
+    *known = known.min(seconds);
+}
+
+/// The dearest first.
+fn sorted(costs: BTreeMap<String, f64>) -> Vec<(String, f64)> {
+    let mut costs: Vec<_> = costs.into_iter().collect();
+    costs.sort_by(|a, b| b.1.total_cmp(&a.1));
+    costs
 }
 
 /// Prints a line past the test runner's capture, which would hide it.
@@ -108,72 +162,98 @@ fn one_evaluation_of_all_rules_is_cheap() {
     if !harness::installed(test, &["prometheus"]) || !Netns::available(test) {
         return;
     }
-    let wanted = std::env::var_os("ALERTING_COST_TARGETS");
-    let targets = wanted.map_or(TARGETS, |it| it.to_string_lossy().parse().expect("a number"));
-    // 15 s of life are one second for a thousand targets, ten seconds for ten thousand.
-    let step = u64::try_from(targets.div_ceil(TARGETS)).expect("small");
-    let factor = (15 / step).max(1);
-    let netns = Netns::new("cost");
-    let exporters = REGIONS.map(|region| (region, serve(&netns, targets)));
-    let config = |step: u64| {
-        let mut config = format!(
-            "global: {{scrape_interval: {step}s, scrape_timeout: {step}s, \
-             evaluation_interval: {step}s}}\nrule_files: [rules/*.yml]\nscrape_configs:\n  \
-             - job_name: tcp-monitor\n    static_configs:\n"
-        );
-        for (region, address) in exporters {
-            let _ = write!(
-                config,
-                "      - targets: ['{address}']\n        labels: {{region: {region}}}\n"
-            );
-        }
-        config
+    let targets =
+        std::env::var("ALERTING_COST_TARGETS").map_or(TARGETS, |it| it.parse().expect("a number"));
+    let mode = match std::env::var("ALERTING_COST_MODE").as_deref() {
+        Ok("on-scrape") => Mode::OnScrape,
+        Ok("outage") => Mode::Outage,
+        Ok(other) => panic!("`{other}`: `on-scrape` or `outage`"),
+        Err(_) => Mode::Scheduled,
     };
+    // 15 s of life are one second for a thousand targets, 7 s for ten thousand.
+    let step = if targets <= TARGETS { 1 } else { 7 };
+    let factor = 15 / step;
+    let netns = Netns::new("cost");
+    let exporters = REGIONS.map(|region| (region, serve(&netns, mode, region, targets)));
+    let mut config = format!(
+        "global: {{scrape_interval: {step}s, scrape_timeout: {step}s, \
+         evaluation_interval: {step}s}}\nrule_files: [rules/*.yml]\nscrape_configs:\n  \
+         - job_name: tcp-monitor\n    static_configs:\n"
+    );
+    for (region, address) in exporters {
+        let _ = write!(
+            config,
+            "      - targets: ['{address}']\n        labels: {{region: {region}}}\n"
+        );
+    }
     let shipped = ["state.yml", "regions.yml", "quality.yml"].map(|it| {
         let path = format!("{}/config/prometheus/rules/{it}", env!("CARGO_MANIFEST_DIR"));
         let rules = std::fs::read_to_string(path).expect("rules");
-        (format!("rules/{it}"), compress::rules(&rules, factor))
+        (format!("rules/{it}"), drifting(&compress::rules(&rules, factor), step))
     });
     let mut files: Vec<(&str, &str)> =
         shipped.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let first = config(step);
-    files.push(("prometheus.yml", &first));
-    let address = SocketAddr::from(([127, 0, 0, 1], 9090));
+    files.push(("prometheus.yml", &config));
+    let lookback = format!("--query.lookback-delta={}s", 300 / factor);
+    let flags = ["--storage.tsdb.path=data", &lookback];
     let start = Instant::now();
-    let prometheus = Prometheus::start(&netns, address, &files, &["--storage.tsdb.path=data"]);
+    let prometheus =
+        Prometheus::start(&netns, SocketAddr::from(([127, 0, 0, 1], 9090)), &files, &flags);
+    let ahead = run_ahead(prometheus.id().expect("it runs"));
 
-    // Windows of 15 minutes are the costly ones: wait until they are full.
-    let full = Duration::from_secs(17 * 60 / factor);
-    wait_until(full * 3 + Duration::from_secs(60), || {
-        let durations = durations(&prometheus)?;
-        if start.elapsed() > full { Ok(()) } else { Err(format!("{durations:?}")) }
-    });
-    // Then at a pace at which scrapes and groups are not in each other's way. The quickest of
-    // many is what a rule costs; the rest is what else the machine does.
-    prometheus.reconfigure(&config(5 * step));
-    let measured = Instant::now();
-    let mut best: BTreeMap<String, f64> = BTreeMap::new();
-    wait_until(Duration::from_secs(300 * step), || {
-        for (name, duration) in durations(&prometheus)? {
-            let known = best.entry(name).or_insert(f64::INFINITY);
-            *known = known.min(duration);
+    // Windows of an hour are the longest that hold much: wait until most of one has passed. The
+    // quickest of many evaluations is what a rule costs; the rest is what else the machine does.
+    let full = Duration::from_secs(20 * 60 / factor);
+    let enough = full + Duration::from_secs(20 * 60 / factor);
+    let mut quickest = Quickest::default();
+    wait_until(enough * 3, || {
+        let warm = start.elapsed() > full;
+        if warm {
+            quickest.look(&prometheus)?;
         }
-        let enough = measured.elapsed() > Duration::from_secs(60 * step);
-        if enough { Ok(()) } else { Err(format!("{best:?}")) }
+        if start.elapsed() > enough { Ok(()) } else { Err(format!("{quickest:?}")) }
     });
-    let sum: f64 = best.values().sum();
-    let mut slowest: Vec<_> = best.into_iter().collect();
-    slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let rules: f64 = quickest.rules.values().sum();
+    let (groups, dearest) = (sorted(quickest.groups), sorted(quickest.rules));
+    let sum: f64 = groups.iter().map(|it| it.1).sum();
 
     say(&format!(
-        "{targets} targets × 3 regions: {sum:.3} s per evaluation of everything; slowest:"
+        "{targets} targets × 3 regions, {mode:?}: {sum:.3} s per evaluation of everything, \
+         {rules:.3} s as the sum of its rules, {} other processes",
+        if ahead { "ahead of" } else { "among" }
     ));
-    for (name, seconds) in slowest.iter().take(12) {
+    for (name, seconds) in groups.iter().chain(dearest.iter().take(12)) {
         say(&format!("  {seconds:.4} {name}"));
     }
-    let outages = prometheus.query("count(target:tcp_monitor_down:held == 1)").expect("query");
-    let expected = f64::from(u32::try_from(targets / 100).expect("few"));
-    assert!((outages[0].1 - expected).abs() < 1.0, "{outages:?}");
-    let limit = if targets == TARGETS { LIMIT } else { Duration::from_secs(15) };
-    assert!(sum <= limit.as_secs_f64(), "{sum} s: {slowest:#?}");
+    let down = prometheus.query("count(target:tcp_monitor_down:held == 1)").expect("query");
+    let expected = f64::from(u32::try_from(targets.div_ceil(100)).expect("few"));
+    assert!((down[0].1 - expected).abs() < 1.0, "{down:?}");
+    let limit = if targets <= TARGETS { LIMIT } else { Duration::from_secs(15) };
+    assert!(sum <= limit.as_secs_f64(), "{sum} s: {dearest:#?}");
+}
+
+/// The groups at intervals that drift against each other by a few hundredths: at equal ones, those
+/// that happen to begin together would be measured together each time.
+fn drifting(rules: &str, step: u64) -> String {
+    let mut drift = 1.0;
+    let mut drifting = String::new();
+    for line in rules.lines().filter(|it| !it.starts_with("    interval: ")) {
+        let _ = writeln!(drifting, "{line}");
+        let Some(name) = line.strip_prefix("  - name: ") else { continue };
+        let mut lines = rules.lines().skip_while(|it| *it != line).skip(1);
+        let own = lines.next().and_then(|it| it.strip_prefix("    interval: ")?.strip_suffix("ms"));
+        let millis = own.map_or(1000 * step, |it| it.parse().expect("milliseconds"));
+        drift += 0.013;
+        #[expect(clippy::cast_precision_loss, reason = "some seconds")]
+        let millis = millis as f64 * drift;
+        let _ = writeln!(drifting, "    interval: {millis:.0}ms # {name}");
+    }
+    drifting
+}
+
+/// Lets this process run before all ordinary ones; whether that is allowed.
+fn run_ahead(id: u32) -> bool {
+    let id = id.to_string();
+    let chrt = std::process::Command::new("chrt").args(["-a", "-r", "-p", "1", &id]).output();
+    chrt.is_ok_and(|it| it.status.success())
 }

@@ -104,12 +104,10 @@ impl Prometheus {
         self.0.resume();
     }
 
-    /// Replaces `prometheus.yml` and has it loaded.
-    pub fn reconfigure(&self, text: &str) {
-        std::fs::write(self.0.directory.path().join("prometheus.yml"), text).expect("file");
-        if let Some(process) = &self.0.process {
-            process.signal(Signal::SIGHUP);
-        }
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.0.process.as_ref().map(Process::id)
     }
 
     #[must_use]
