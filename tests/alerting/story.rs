@@ -97,6 +97,7 @@ impl Story {
     }
 
     /// The same in one region, by one of its exporters.
+    #[expect(clippy::cast_precision_loss, reason = "a few regions")]
     pub(crate) fn scheduled_in(
         &mut self,
         target: &Target,
