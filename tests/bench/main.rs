@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 
+mod bare;
 mod blackbox;
 mod client;
 mod fleet;
@@ -88,6 +89,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
     match words.first().map(String::as_str) {
+        Some("bare") => return bare::main(&words[1..]),
         Some("floor") => return floor::main(&words[1..]),
         Some("sink") => return sink::main(&words[1..]),
         _ => {}
