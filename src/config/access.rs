@@ -21,10 +21,10 @@ pub(super) fn access(
     if let Some(node) = fields.take("modules") {
         let place = place.key("modules");
         for entry in entries(node, &place, report).unwrap_or_default() {
-            let place = place.key(&entry.key);
-            if !modules.contains_key(&*entry.key) {
+            let place = place.key(entry.key);
+            if !modules.contains_key(entry.key) {
                 let known = modules.keys().map(|it| &**it);
-                let message = match report.nearest(&entry.key, known) {
+                let message = match report.nearest(entry.key, known) {
                     Some(near) => format!("unknown module: did you mean `{near}`?"),
                     None => "unknown module: define it under `modules`".to_owned(),
                 };
@@ -33,14 +33,14 @@ pub(super) fn access(
             let Some(mut fields) = Fields::open(&entry.value, &place, report) else { continue };
             let rules = rules(&mut fields, &place, report);
             fields.close(&place, report);
-            by_module.insert(Arc::from(&*entry.key), rules);
+            by_module.insert(Arc::from(entry.key), rules);
         }
     }
     fields.close(place, report);
     Access::new(everyone, by_module)
 }
 
-fn rules(fields: &mut Fields<'_, '_>, place: &Place<'_>, report: &mut Report) -> Rules {
+fn rules(fields: &mut Fields<'_>, place: &Place<'_>, report: &mut Report) -> Rules {
     let mut list = |key: &'static str| {
         let Some(node) = fields.take(key) else { return Vec::new() };
         let place = place.key(key);
@@ -62,7 +62,7 @@ fn rules(fields: &mut Fields<'_, '_>, place: &Place<'_>, report: &mut Report) ->
 
 fn rule(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Rule> {
     let text = text(node, place, report)?;
-    match Rule::parse(&text) {
+    match Rule::parse(text) {
         Ok(rule) => Some(rule),
         Err(message) => {
             report.error(node.line, place, message);

@@ -6,12 +6,10 @@
 //! other labels in double underscores, `__meta_…` among them, are dropped as Prometheus drops
 //! them; the rest are free labels.
 
-use std::borrow::Cow;
-
 use crate::config::load::{Origin, Placed};
 use crate::config::monitors::{self, Context};
 use crate::config::read::{Fields, Place, Report, entries, items, text};
-use crate::config::yaml::{Entry, Kind, Node, excerpt};
+use crate::config::yaml::{Arena, Entry, Kind, Node, excerpt};
 
 /// What `__tcp_KEY` sets, and the mapping within a monitor that holds it.
 const KEYS: [(&str, Option<&str>, &str); 16] = [
@@ -54,8 +52,9 @@ pub(super) fn group(
     let targets = fields.take("targets");
     let labels = fields.take("labels");
     fields.close(place, report);
+    let arena = Arena::new();
     let template = match labels {
-        Some(node) => template(node, &place.key("labels"), report),
+        Some(node) => template(node, &place.key("labels"), report, &arena),
         None => Template::default(),
     };
     let targets_place = place.key("targets");
@@ -65,20 +64,17 @@ pub(super) fn group(
         let Some(shown) = text(node, &place, report) else { continue };
         let source = template.target.as_ref().unwrap_or(node);
         let Some(address) = monitors::address(source, &place, report) else { continue };
-        let own = [
-            ("name", Cow::Borrowed(&*shown)),
-            ("host", Cow::Owned(address.host.to_string())),
-            ("port", Cow::Owned(address.port.to_string())),
-        ];
+        let (host, port) = (address.host.to_string(), address.port.to_string());
+        let own = [("name", shown), ("host", &host), ("port", &port)];
         // What the labels say comes first, so that `__tcp_name` wins.
         let mut entries = template.entries.clone();
         for (key, value) in own {
             if entries.iter().all(|it| it.key != key) {
                 let value = Node { line: node.line, kind: Kind::Quoted(value) };
-                entries.push(Entry { key: Cow::Borrowed(key), line: node.line, value });
+                entries.push(Entry { key, line: node.line, value });
             }
         }
-        let monitor = Node { line: node.line, kind: Kind::Map(entries.into()) };
+        let monitor = Node { line: node.line, kind: Kind::Map(&entries) };
         let errors = report.errors.len();
         let monitor = monitors::monitor(&monitor, &place, report, context);
         // The target itself is fine, so the labels are at fault, for every target alike.
@@ -96,13 +92,18 @@ struct Template<'n> {
     target: Option<Node<'n>>,
 }
 
-fn template<'n>(node: &Node<'n>, place: &Place<'_>, report: &mut Report) -> Template<'n> {
+fn template<'n>(
+    node: &Node<'n>,
+    place: &Place<'_>,
+    report: &mut Report,
+    arena: &'n Arena,
+) -> Template<'n> {
     let mut template = Template::default();
     let mut confirm: Vec<Entry<'n>> = Vec::new();
     let mut group: Vec<Entry<'n>> = Vec::new();
     let mut free: Vec<Entry<'n>> = Vec::new();
     for entry in entries(node, place, report).unwrap_or_default() {
-        let key = match &*entry.key {
+        let key = match entry.key {
             "__param_module" => "module",
             "__param_target" => "target",
             "__scrape_interval__" => "interval",
@@ -111,13 +112,13 @@ fn template<'n>(node: &Node<'n>, place: &Place<'_>, report: &mut Report) -> Temp
                 Some(key) => key,
                 None if name.starts_with("__") => continue,
                 None => {
-                    free.push(entry.clone());
+                    free.push(*entry);
                     continue;
                 }
             },
         };
         let Some((_, parent, key)) = KEYS.iter().find(|(name, _, _)| *name == key) else {
-            let place = place.key(&entry.key);
+            let place = place.key(entry.key);
             let message = match report.nearest(key, KEYS.iter().map(|(name, _, _)| *name)) {
                 Some(near) => format!("unknown key: did you mean `__tcp_{near}`?"),
                 None => format!("nothing of a monitor is called `{}`", excerpt(key)),
@@ -126,9 +127,9 @@ fn template<'n>(node: &Node<'n>, place: &Place<'_>, report: &mut Report) -> Temp
             continue;
         };
         let renamed = Entry {
-            key: Cow::Borrowed(key),
+            key,
             line: entry.line,
-            value: Node { line: entry.line, kind: entry.value.kind.clone() },
+            value: Node { line: entry.line, kind: entry.value.kind },
         };
         let list = match parent {
             Some("confirm") => &mut confirm,
@@ -149,8 +150,9 @@ fn template<'n>(node: &Node<'n>, place: &Place<'_>, report: &mut Report) -> Temp
     }
     for (key, list) in [("confirm", confirm), ("group", group), ("labels", free)] {
         if !list.is_empty() {
-            let value = Node { line: node.line, kind: Kind::Map(list.into()) };
-            template.entries.push(Entry { key: Cow::Borrowed(key), line: node.line, value });
+            let kind = Kind::Map(arena.alloc_slice_copy(&list));
+            let value = Node { line: node.line, kind };
+            template.entries.push(Entry { key, line: node.line, value });
         }
     }
     template

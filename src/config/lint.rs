@@ -51,17 +51,17 @@ pub(super) fn modules(
     let used: HashSet<&str> = placed.iter().map(|it| &*it.monitor.module.name).collect();
     // Whatever else it is was reported when it was read.
     let Kind::Map(entries) = &node.kind else { return };
-    for entry in entries.iter() {
-        let Some(ModuleEntry::Tcp(module)) = modules.get(&*entry.key) else { continue };
+    for entry in *entries {
+        let Some(ModuleEntry::Tcp(module)) = modules.get(entry.key) else { continue };
         let Some(timeout) = module.timeout.filter(|&it| it > SCRAPE_TIMEOUT) else { continue };
-        if !used.contains(&*entry.key) {
+        if !used.contains(entry.key) {
             let timeout = duration::prometheus(timeout);
             let message = format!(
                 "Prometheus ends a scrape after {}, unless `scrape_timeout` says otherwise, so \
                  `/probe` does not wait {timeout}",
                 duration::prometheus(SCRAPE_TIMEOUT)
             );
-            report.warn(entry.line, &place.key(&entry.key).key("timeout"), message);
+            report.warn(entry.line, &place.key(entry.key).key("timeout"), message);
         }
     }
 }

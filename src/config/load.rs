@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::files::{self, Fingerprint};
 use crate::config::monitors::{BUCKETS, Context, Defaults, Interner};
 use crate::config::read::{Fields, Place, Report, items, text};
-use crate::config::yaml::{Kind, Node, excerpt};
+use crate::config::yaml::{Arena, Kind, Node, excerpt};
 use crate::config::{
     Config, Diagnostic, Loaded, ModuleEntry, access, file_sd, lint, modules, monitors, yaml,
 };
@@ -67,7 +67,8 @@ pub(super) enum Origin {
 /// The embedded modules, no monitors.
 pub(super) fn embedded() -> Config {
     let mut report = Report::default();
-    let modules = match yaml::parse(EMBEDDED) {
+    let arena = Arena::new();
+    let modules = match yaml::parse(EMBEDDED, &arena) {
         Ok(Some(root)) => embedded_modules(&root, &mut report),
         // Unreachable: a test reads the text that is compiled in.
         Ok(None) | Err(_) => BTreeMap::new(),
@@ -137,7 +138,8 @@ fn document<T>(
     report: &mut Report,
     read: impl FnOnce(&Node<'_>, &mut T, &mut Report),
 ) {
-    match yaml::parse(content) {
+    let arena = Arena::new();
+    match yaml::parse(content, &arena) {
         Ok(Some(root)) if !root.is_null() => read(&root, target, report),
         Ok(_) => {
             let message = "the file has no content (EOF): write at least `{}` or `[]`";
@@ -275,19 +277,19 @@ fn globs(node: &Node<'_>, place: &Place<'_>, path: &Path, report: &mut Report) -
         let Some(text) = text(node, &place, report) else { continue };
         // Only the part that was written is a pattern: the directory may be called `[a]`.
         let base = glob::Pattern::escape(&base.to_string_lossy());
-        let pattern = Path::new(&base).join(&*text);
+        let pattern = Path::new(&base).join(text);
         if let Err(err) = glob::Pattern::new(&pattern.to_string_lossy()) {
-            let message = format!("`{}` is no glob: {}", excerpt(&text), err.msg);
+            let message = format!("`{}` is no glob: {}", excerpt(text), err.msg);
             report.error(node.line, &place, message);
             continue;
         }
         let found = files::expand(path, std::slice::from_ref(&pattern)).len();
         if found == 0 {
-            report.warn(node.line, &place, format!("`{}` finds no file", excerpt(&text)));
+            report.warn(node.line, &place, format!("`{}` finds no file", excerpt(text)));
         }
         if found > files::MAX_FILES {
             let limit = files::MAX_FILES;
-            let message = format!("`{}` finds more than {limit} files", excerpt(&text));
+            let message = format!("`{}` finds more than {limit} files", excerpt(text));
             report.error(node.line, &place, message);
         }
         globs.push(pattern);

@@ -29,13 +29,13 @@ pub(super) fn modules(
 ) -> BTreeMap<Arc<str>, ModuleEntry> {
     let mut modules = BTreeMap::new();
     for entry in entries(node, place, report).unwrap_or_default() {
-        let place = place.key(&entry.key);
+        let place = place.key(entry.key);
         if entry.key.is_empty() {
             report.error(entry.line, &place, "the name of the module is empty");
             continue;
         }
-        if let Some(read) = module(&entry.key, entry.line, &entry.value, &place, report) {
-            modules.insert(Arc::from(&*entry.key), read);
+        if let Some(read) = module(entry.key, entry.line, &entry.value, &place, report) {
+            modules.insert(Arc::from(entry.key), read);
         }
     }
     modules
@@ -58,18 +58,18 @@ fn module(
         return None;
     };
     let prober = text(prober_node, &place.key("prober"), report)?;
-    if OTHER_PROBERS.contains(&&*prober) {
+    if OTHER_PROBERS.contains(&prober) {
         let message = format!(
             "this exporter has no prober `{prober}`: the module is skipped, `/probe` answers 400 \
              for it"
         );
         report.warn(line, place, message);
-        return Some(ModuleEntry::Other { prober: prober.into_owned() });
+        return Some(ModuleEntry::Other { prober: prober.to_owned() });
     }
     if prober != "tcp" {
         let known = OTHER_PROBERS.into_iter().chain(["tcp"]);
-        let remedy = report.nearest(&prober, known).unwrap_or("tcp");
-        let message = format!("unknown prober `{}`: write `{remedy}`", excerpt(&prober));
+        let remedy = report.nearest(prober, known).unwrap_or("tcp");
+        let message = format!("unknown prober `{}`: write `{remedy}`", excerpt(prober));
         report.error(prober_node.line, &place.key("prober"), message);
         return None;
     }
@@ -117,15 +117,10 @@ fn tcp(module: &mut Module, node: &Node<'_>, place: &Place<'_>, report: &mut Rep
 }
 
 /// Which address of a name, from which address, asked of whom.
-fn addresses(
-    module: &mut Module,
-    fields: &mut Fields<'_, '_>,
-    place: &Place<'_>,
-    report: &mut Report,
-) {
+fn addresses(module: &mut Module, fields: &mut Fields<'_>, place: &Place<'_>, report: &mut Report) {
     if let Some(node) = fields.take("preferred_ip_protocol") {
         let place = place.key("preferred_ip_protocol");
-        match text(node, &place, report).as_deref() {
+        match text(node, &place, report) {
             Some("ip6" | "") | None => {}
             Some("ip4") => module.preferred_family = Family::V4,
             Some(_) => {
@@ -153,7 +148,7 @@ fn addresses(
                 );
                 report.warn(node.line, &place, message);
             }
-            module.source_address = Some(text.into_owned());
+            module.source_address = Some(text.to_owned());
         }
     }
     if let Some(node) = fields.take("resolver") {
@@ -164,7 +159,7 @@ fn addresses(
 fn resolver(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Resolver> {
     let Kind::List(nodes) = &node.kind else {
         let word = text(node, place, report)?;
-        return match &*word {
+        return match word {
             "builtin" => Some(Resolver::Builtin),
             "system" => Some(Resolver::System),
             _ => {
@@ -202,12 +197,7 @@ fn resolver(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<R
 }
 
 /// What goes beyond `blackbox_exporter`: how the connection begins, lasts and ends.
-fn endings(
-    module: &mut Module,
-    fields: &mut Fields<'_, '_>,
-    place: &Place<'_>,
-    report: &mut Report,
-) {
+fn endings(module: &mut Module, fields: &mut Fields<'_>, place: &Place<'_>, report: &mut Report) {
     if let Some(node) = fields.take("close") {
         let choices = [Close::Fin, Close::Reset].map(|it| (it.as_str(), it));
         module.close = choice(node, &place.key("close"), report, &choices).unwrap_or_default();
@@ -280,7 +270,7 @@ fn step(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Step>
 }
 
 /// What a step waits for; at most one form.
-fn expect(fields: &mut Fields<'_, '_>, place: &Place<'_>, report: &mut Report) -> Option<Expect> {
+fn expect(fields: &mut Fields<'_>, place: &Place<'_>, report: &mut Report) -> Option<Expect> {
     let mut found: Vec<(&'static str, Option<Expect>)> = Vec::new();
     for key in ["expect", "expect_stream", "expect_bytes"] {
         let Some(node) = fields.take(key) else { continue };
@@ -301,10 +291,10 @@ fn expect(fields: &mut Fields<'_, '_>, place: &Place<'_>, report: &mut Report) -
 
 fn pattern(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Pattern> {
     let source = text(node, place, report)?;
-    match Pattern::parse(&source) {
+    match Pattern::parse(source) {
         Ok(pattern) => Some(pattern),
         Err(err) => {
-            let message = format!("`{}` is no regular expression of RE2: {err}", excerpt(&source));
+            let message = format!("`{}` is no regular expression of RE2: {err}", excerpt(source));
             report.error(node.line, place, message);
             None
         }
@@ -322,7 +312,7 @@ fn send(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Send>
         return Some(Send::Bytes(data));
     }
     let text = text(node, place, report)?;
-    (!text.is_empty()).then(|| Send::Line(Template::new(text.into_owned())))
+    (!text.is_empty()).then(|| Send::Line(Template::new(text.to_owned())))
 }
 
 /// Bytes as a text with escapes for those that cannot be typed.
@@ -377,7 +367,7 @@ fn raw(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Vec<u8
     };
     let place = place.key("hex");
     let digits = text(hex, &place, report)?;
-    let decoded = unhex(&digits);
+    let decoded = unhex(digits);
     if decoded.is_none() {
         let message = format!("{} is no hexadecimal: write `00 ff 1a`", hex.describe());
         report.error(hex.line, &place, message);
@@ -413,11 +403,11 @@ fn labels(
         };
         let value = match fields.take("value") {
             Some(node) => text(node, &place.key("value"), report),
-            None => Some("".into()),
+            None => Some(""),
         };
         fields.close(&place, report);
         if let (Some(name), Some(value)) = (name, value) {
-            labels.push((name, Template::new(value.into_owned())));
+            labels.push((name, Template::new(value.to_owned())));
         }
     }
     Some(labels)
@@ -430,11 +420,11 @@ pub(super) fn label_name(
     report: &mut Report,
 ) -> Option<String> {
     let name = text(node, place, report)?;
-    if let Some(message) = label_fault(&name) {
+    if let Some(message) = label_fault(name) {
         report.error(node.line, place, message);
         return None;
     }
-    Some(name.into_owned())
+    Some(name.to_owned())
 }
 
 /// What is wrong with the name of a label.
@@ -502,7 +492,7 @@ fn tls_settings(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Opti
     }
     if let Some(node) = fields.take("server_name") {
         let name = text(node, &place.key("server_name"), report).unwrap_or_default();
-        settings.server_name = (!name.is_empty()).then(|| name.into_owned());
+        settings.server_name = (!name.is_empty()).then(|| name.to_owned());
     }
     if let Some(node) = fields.take("insecure_skip_verify") {
         settings.insecure_skip_verify =
@@ -532,7 +522,7 @@ fn tls_settings(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Opti
 
 /// One of inline text, file and reference.
 fn pem(
-    fields: &mut Fields<'_, '_>,
+    fields: &mut Fields<'_>,
     [inline, file, reference]: [&'static str; 3],
     place: &Place<'_>,
     report: &mut Report,
@@ -552,7 +542,7 @@ fn pem(
             report.error(node.line, &place, message);
             continue;
         }
-        let text = text.into_owned();
+        let text = text.to_owned();
         found = Some(if key == inline {
             PemSource::Inline(text)
         } else if key == file {

@@ -147,14 +147,14 @@ impl Context<'_> {
 
 /// The keys of a monitor that `defaults:` has too.
 fn policy(
-    fields: &mut Fields<'_, '_>,
+    fields: &mut Fields<'_>,
     place: &Place<'_>,
     report: &mut Report,
     interner: &mut Interner,
 ) -> PolicyKeys {
     let mut policy = PolicyKeys::default();
     if let Some(node) = fields.take("module") {
-        policy.module = text(node, &place.key("module"), report).map(|it| interner.share(&it));
+        policy.module = text(node, &place.key("module"), report).map(|it| interner.share(it));
     }
     if let Some(node) = fields.take("interval") {
         policy.interval = interval(node, &place.key("interval"), report);
@@ -216,7 +216,7 @@ pub(super) fn interval(
 }
 
 fn count(
-    fields: &mut Fields<'_, '_>,
+    fields: &mut Fields<'_>,
     key: &'static str,
     place: &Place<'_>,
     report: &mut Report,
@@ -230,7 +230,7 @@ pub(super) fn objective(node: &Node<'_>, place: &Place<'_>, report: &mut Report)
     let text = text(node, place, report)?;
     let (number, exponent) = match text.strip_suffix('%') {
         Some(number) => (number.trim_end(), -2),
-        None => (&*text, 0),
+        None => (text, 0),
     };
     let plain = number.bytes().all(|it| it.is_ascii_digit() || it == b'.');
     // The exponent leaves rounding to the parser: a division would make 0.9990000000000001.
@@ -252,8 +252,8 @@ fn labels(
 ) -> Labels {
     let mut labels = BTreeMap::new();
     for entry in entries(node, place, report).unwrap_or_default() {
-        let place = place.key(&entry.key);
-        label(&entry.key, &entry.value, entry.line, &place, report, interner, &mut labels);
+        let place = place.key(entry.key);
+        label(entry.key, &entry.value, entry.line, &place, report, interner, &mut labels);
     }
     labels
 }
@@ -299,7 +299,7 @@ pub(super) fn label(
     if let Some(text) = text(value, place, report)
         && !text.is_empty()
     {
-        labels.insert(interner.share(name), interner.share(&text));
+        labels.insert(interner.share(name), interner.share(text));
     }
 }
 
@@ -345,7 +345,7 @@ fn buckets(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Ve
         let seconds = text
             .parse::<f64>()
             .ok()
-            .or_else(|| duration::parse(&text).ok()?.positive().map(|it| it.as_secs_f64()));
+            .or_else(|| duration::parse(text).ok()?.positive().map(|it| it.as_secs_f64()));
         let Some(seconds) = seconds.filter(|it| it.is_finite() && *it > 0.0) else {
             let message = format!(
                 "{} is no bound above zero: write seconds or a duration, `0.25` or `250ms`",
@@ -386,12 +386,12 @@ pub(super) fn monitor(
         .take("group")
         .and_then(|node| group(node, &place.key("group"), report, &mut context.interner));
     let depends_on = fields.take("depends_on").and_then(|node| {
-        word(node, &place.key("depends_on"), report).map(|it| context.interner.share(&it))
+        word(node, &place.key("depends_on"), report).map(|it| context.interner.share(it))
     });
     let line = fields.line;
     fields.close(place, report);
     let name = match name {
-        Some(name) => name?,
+        Some(name) => Cow::Borrowed(name?),
         None => {
             let host = host.as_ref()?;
             match ports.as_deref()? {
@@ -515,7 +515,7 @@ pub(super) fn find_module(
     None
 }
 
-fn name<'n>(node: &'n Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Cow<'n, str>> {
+fn name<'tree>(node: &Node<'tree>, place: &Place<'_>, report: &mut Report) -> Option<&'tree str> {
     let name = word(node, place, report)?;
     if name.len() > LONGEST_NAME {
         let message = format!("the name has {} bytes: write at most {LONGEST_NAME}", name.len());
@@ -527,16 +527,16 @@ fn name<'n>(node: &'n Node<'_>, place: &Place<'_>, report: &mut Report) -> Optio
 
 fn host(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Host> {
     let text = text(node, place, report)?;
-    let message = match Host::parse(&text) {
+    let message = match Host::parse(text) {
         Ok(host) => return Some(host),
         Err(message) => message,
     };
     let message = if text.contains("://") {
-        format!("`{}` is a URL: write the host alone", excerpt(&text))
-    } else if let Ok(address) = Address::parse(&text) {
+        format!("`{}` is a URL: write the host alone", excerpt(text))
+    } else if let Ok(address) = Address::parse(text) {
         format!(
             "`{}` has a port: write `host: {}` and `port: {}`",
-            excerpt(&text),
+            excerpt(text),
             address.host,
             address.port
         )
@@ -548,7 +548,7 @@ fn host(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Host>
 }
 
 fn ports(
-    fields: &mut Fields<'_, '_>,
+    fields: &mut Fields<'_>,
     place: &Place<'_>,
     report: &mut Report,
     interner: &mut Interner,
@@ -587,14 +587,14 @@ fn ports(
                     }
                 }
                 Kind::Map(entries) => {
-                    for entry in entries.iter() {
-                        let place = place.key(&entry.key);
-                        if decimal(&entry.key).is_some() || entry.key.is_empty() {
+                    for entry in *entries {
+                        let place = place.key(entry.key);
+                        if decimal(entry.key).is_some() || entry.key.is_empty() {
                             let message = "the name of a port is no number: write `ssh: 22`";
                             report.error(entry.line, &place, message);
                             continue;
                         }
-                        let name = interner.share(&entry.key);
+                        let name = interner.share(entry.key);
                         add_ports(&entry.value, Some(&name), &place, report, &mut ports);
                     }
                 }
@@ -638,7 +638,7 @@ fn add_ports(
         None => (port(text.trim()), port(text.trim())),
     };
     let (Some(first), Some(last)) = (first, last) else {
-        report.error(node.line, place, port_fault(&text));
+        report.error(node.line, place, port_fault(text));
         return;
     };
     if first > last {
@@ -685,7 +685,7 @@ fn group(
     let Kind::Map(_) = &node.kind else {
         let name = name(node, place, report)?;
         return Some(Membership {
-            name: interner.share(&name),
+            name: interner.share(name),
             role: None,
             min_up: NonZeroU32::MIN,
         });
@@ -700,8 +700,8 @@ fn group(
     let min_up = count(&mut fields, "min_up", place, report).unwrap_or(NonZeroU32::MIN);
     fields.close(place, report);
     Some(Membership {
-        name: interner.share(&name?),
-        role: role.map(|it| interner.share(&it)),
+        name: interner.share(name?),
+        role: role.map(|it| interner.share(it)),
         min_up,
     })
 }
@@ -734,10 +734,10 @@ pub(super) fn canaries(
         let module = match module {
             Some(Some(name)) => name,
             Some(None) => continue,
-            None => Cow::Borrowed(MODULE),
+            None => MODULE,
         };
         let address = address(target, &place, report);
-        let module = find_module(&module, modules, node.line, &place.key("module"), report);
+        let module = find_module(module, modules, node.line, &place.key("module"), report);
         if let (Some(address), Some(module)) = (address, module) {
             canaries.push(Canary { address, module });
         }
@@ -748,9 +748,9 @@ pub(super) fn canaries(
 /// `host:port` with a port above zero.
 pub(super) fn address(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Address> {
     let text = text(node, place, report)?;
-    let message = match Address::parse(&text) {
+    let message = match Address::parse(text) {
         Ok(address) if address.port > 0 => return Some(address),
-        Ok(_) => format!("`{}` has no port: write host:port", excerpt(&text)),
+        Ok(_) => format!("`{}` has no port: write host:port", excerpt(text)),
         Err(message) => message,
     };
     report.error(node.line, place, message);

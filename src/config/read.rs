@@ -2,7 +2,6 @@
 //!
 //! `None` from a reader means that an error was noted; nobody notes it again.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,25 +125,21 @@ impl fmt::Display for Place<'_> {
 }
 
 /// A mapping whose keys are known; what nobody asked for is an error in the end.
-pub(super) struct Fields<'n, 'text> {
-    entries: &'n [Entry<'text>],
+pub(super) struct Fields<'tree> {
+    entries: &'tree [Entry<'tree>],
     /// Line where the mapping begins.
     pub(super) line: u32,
     asked: Vec<&'static str>,
 }
 
-impl<'n, 'text> Fields<'n, 'text> {
-    pub(super) fn open(
-        node: &'n Node<'text>,
-        place: &Place<'_>,
-        report: &mut Report,
-    ) -> Option<Self> {
+impl<'tree> Fields<'tree> {
+    pub(super) fn open(node: &Node<'tree>, place: &Place<'_>, report: &mut Report) -> Option<Self> {
         let entries = entries(node, place, report)?;
         Some(Self { entries, line: node.line, asked: Vec::with_capacity(16) })
     }
 
     /// The value of a key, unless it is missing or null.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<&'n Node<'text>> {
+    pub(super) fn take(&mut self, key: &'static str) -> Option<&'tree Node<'tree>> {
         self.asked.push(key);
         let entry = self.entries.iter().find(|it| it.key == key)?;
         (!entry.value.is_null()).then_some(&entry.value)
@@ -153,22 +148,22 @@ impl<'n, 'text> Fields<'n, 'text> {
     /// Reports keys that no [`Fields::take`] asked for.
     pub(super) fn close(self, place: &Place<'_>, report: &mut Report) {
         let known = |key: &str| self.asked.contains(&key);
-        for entry in self.entries.iter().filter(|it| !known(&it.key)) {
-            let message = match report.nearest(&entry.key, self.asked.iter().copied()) {
+        for entry in self.entries.iter().filter(|it| !known(it.key)) {
+            let message = match report.nearest(entry.key, self.asked.iter().copied()) {
                 Some(near) => format!("unknown key: did you mean `{near}`?"),
                 None => format!("unknown key: write one of {}", listed(&self.asked)),
             };
-            report.error(entry.line, &place.key(&entry.key), message);
+            report.error(entry.line, &place.key(entry.key), message);
         }
     }
 }
 
 /// The entries of a mapping; null counts as an empty one.
-pub(super) fn entries<'n, 'text>(
-    node: &'n Node<'text>,
+pub(super) fn entries<'tree>(
+    node: &Node<'tree>,
     place: &Place<'_>,
     report: &mut Report,
-) -> Option<&'n [Entry<'text>]> {
+) -> Option<&'tree [Entry<'tree>]> {
     match &node.kind {
         Kind::Map(entries) => Some(entries),
         _ if node.is_null() => Some(&[]),
@@ -184,11 +179,11 @@ pub(super) fn entries<'n, 'text>(
 }
 
 /// The items of a list.
-pub(super) fn items<'n, 'text>(
-    node: &'n Node<'text>,
+pub(super) fn items<'tree>(
+    node: &Node<'tree>,
     place: &Place<'_>,
     report: &mut Report,
-) -> Option<&'n [Node<'text>]> {
+) -> Option<&'tree [Node<'tree>]> {
     match &node.kind {
         Kind::List(items) => Some(items),
         Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_) | Kind::Map(_) => {
@@ -200,15 +195,15 @@ pub(super) fn items<'n, 'text>(
 }
 
 /// A text, taken literally whether it looks like a number, a boolean or neither.
-pub(super) fn text<'n>(
-    node: &'n Node<'_>,
+pub(super) fn text<'tree>(
+    node: &Node<'tree>,
     place: &Place<'_>,
     report: &mut Report,
-) -> Option<Cow<'n, str>> {
+) -> Option<&'tree str> {
     let message = match &node.kind {
-        Kind::Plain(text) | Kind::Quoted(text) => return Some(Cow::Borrowed(text)),
+        Kind::Plain(text) | Kind::Quoted(text) => return Some(text),
         Kind::Binary(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => return Some(Cow::Borrowed(text)),
+            Ok(text) => return Some(text),
             Err(_) => "binary data that is no UTF-8 cannot stand here".to_owned(),
         },
         Kind::List(_) | Kind::Map(_) => {
@@ -220,11 +215,11 @@ pub(super) fn text<'n>(
 }
 
 /// A text with something in it and no control characters.
-pub(super) fn word<'n>(
-    node: &'n Node<'_>,
+pub(super) fn word<'tree>(
+    node: &Node<'tree>,
     place: &Place<'_>,
     report: &mut Report,
-) -> Option<Cow<'n, str>> {
+) -> Option<&'tree str> {
     let text = text(node, place, report)?;
     if text.is_empty() {
         report.error(node.line, place, "the text is empty: fill it in, or remove the key");
@@ -243,7 +238,7 @@ pub(super) fn bytes(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> 
     match &node.kind {
         Kind::Binary(bytes) => Some(bytes.to_vec()),
         Kind::Plain(_) | Kind::Quoted(_) | Kind::List(_) | Kind::Map(_) => {
-            text(node, place, report).map(|it| it.into_owned().into_bytes())
+            text(node, place, report).map(|it| it.as_bytes().to_vec())
         }
     }
 }
@@ -303,7 +298,7 @@ pub(super) fn any_duration(
     report: &mut Report,
 ) -> Option<duration::Signed> {
     let text = text(node, place, report)?;
-    match duration::parse(&text) {
+    match duration::parse(text) {
         Ok(duration) => Some(duration),
         Err(message) => {
             report.error(node.line, place, message);

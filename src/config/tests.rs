@@ -762,7 +762,8 @@ fn ports_in_all_their_forms() {
 fn read(text: &str, base: &Config) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let mut config = base.clone();
     let mut report = read::Report::new(Path::new("c.yml"));
-    match yaml::parse(text) {
+    let arena = yaml::Arena::new();
+    match yaml::parse(text, &arena) {
         Ok(Some(root)) => {
             let mut fingerprint = files::Fingerprint::new();
             let path = Path::new("/nonexistent/c.yml");

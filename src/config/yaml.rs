@@ -1,15 +1,18 @@
 //! YAML as a tree in which every node knows its line. Bounded: nesting, nodes, aliases.
 //!
+//! The tree lives in an [`Arena`], whose few large pieces go back to the system at once when it is
+//! dropped; a hundred thousand small ones would stay behind between what was made of them.
+//!
 //! The habits are those of Go's yaml.v3, since existing files were written against it: only the
 //! first document counts, `<<` merges, duplicate keys are errors, scalars keep their text until
 //! a field says what it wants to be.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bumpalo::Bump;
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Tag};
 
 /// Deepest nesting of lists and mappings.
@@ -19,33 +22,36 @@ const MAX_NODES: usize = 5_000_000;
 /// Mappings up to this size are searched for duplicate keys pair by pair.
 const FEW_KEYS: usize = 16;
 
-/// A value and where it begins. Cloning shares the children.
-#[derive(Clone, Debug)]
-pub(super) struct Node<'text> {
+/// Where trees live.
+pub(super) type Arena = Bump;
+
+/// A value and where it begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node<'tree> {
     /// From 1.
     pub(super) line: u32,
-    pub(super) kind: Kind<'text>,
+    pub(super) kind: Kind<'tree>,
 }
 
-#[derive(Clone, Debug)]
-pub(super) enum Kind<'text> {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind<'tree> {
     /// Text without quotes, whose meaning the field decides.
-    Plain(Cow<'text, str>),
+    Plain(&'tree str),
     /// Text in quotes, a block scalar, or one tagged `!!str`.
-    Quoted(Cow<'text, str>),
+    Quoted(&'tree str),
     /// Decoded from `!!binary`.
-    Binary(Rc<[u8]>),
-    List(Rc<[Node<'text>]>),
-    Map(Rc<[Entry<'text>]>),
+    Binary(&'tree [u8]),
+    List(&'tree [Node<'tree>]),
+    Map(&'tree [Entry<'tree>]),
 }
 
 /// A key of a mapping and its value.
-#[derive(Clone, Debug)]
-pub(super) struct Entry<'text> {
-    pub(super) key: Cow<'text, str>,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'tree> {
+    pub(super) key: &'tree str,
     /// Line of the key.
     pub(super) line: u32,
-    pub(super) value: Node<'text>,
+    pub(super) value: Node<'tree>,
 }
 
 /// What is wrong with the text itself.
@@ -59,7 +65,7 @@ impl Node<'_> {
     /// Whether nothing was given: `key:`, `~`, `null`.
     pub(super) fn is_null(&self) -> bool {
         match &self.kind {
-            Kind::Plain(text) => matches!(&**text, "" | "~" | "null" | "Null" | "NULL"),
+            Kind::Plain(text) => matches!(*text, "" | "~" | "null" | "Null" | "NULL"),
             Kind::Quoted(_) | Kind::Binary(_) | Kind::List(_) | Kind::Map(_) => false,
         }
     }
@@ -90,9 +96,12 @@ pub(super) fn excerpt(text: &str) -> String {
 ///
 /// # Errors
 /// What is wrong: at most one syntax error, but every duplicate key before it.
-pub(super) fn parse(text: &str) -> Result<Option<Node<'_>>, Vec<Fault>> {
+pub(super) fn parse<'tree>(
+    text: &'tree str,
+    arena: &'tree Arena,
+) -> Result<Option<Node<'tree>>, Vec<Fault>> {
     let options = granit_parser::options! { emit_comments: false };
-    let mut tree = Tree::default();
+    let mut tree = Tree::within(arena);
     let mut last_line = 1;
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = match event {
@@ -125,42 +134,53 @@ fn syntax(err: &ScanError) -> Fault {
 }
 
 /// A collection whose end was not seen yet.
-struct Open<'text> {
+struct Open<'tree> {
     line: u32,
     anchor: usize,
     /// Nodes seen before this one.
     before: usize,
-    children: Children<'text>,
+    children: Children<'tree>,
 }
 
-enum Children<'text> {
-    List(Vec<Node<'text>>),
+enum Children<'tree> {
+    List(Vec<Node<'tree>>),
     Map {
-        entries: Vec<Entry<'text>>,
+        entries: Vec<Entry<'tree>>,
         /// A key that waits for its value.
-        key: Option<(Cow<'text, str>, u32)>,
-        merges: Vec<Node<'text>>,
+        key: Option<(&'tree str, u32)>,
+        merges: Vec<Node<'tree>>,
         merging: bool,
     },
 }
 
-#[derive(Default)]
-struct Tree<'text> {
-    root: Option<Node<'text>>,
-    open: Vec<Open<'text>>,
+struct Tree<'tree> {
+    arena: &'tree Arena,
+    root: Option<Node<'tree>>,
+    open: Vec<Open<'tree>>,
     /// Finished anchored nodes and how many nodes each stands for.
-    anchors: HashMap<usize, (Node<'text>, usize)>,
+    anchors: HashMap<usize, (Node<'tree>, usize)>,
     nodes: usize,
     faults: Vec<Fault>,
 }
 
-impl<'text> Tree<'text> {
-    fn take(&mut self, event: Event<'text>, line: u32) -> Result<(), String> {
+impl<'tree> Tree<'tree> {
+    fn within(arena: &'tree Arena) -> Self {
+        Self {
+            arena,
+            root: None,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            nodes: 0,
+            faults: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, event: Event<'tree>, line: u32) -> Result<(), String> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let before = self.nodes;
                 self.count(1)?;
-                let kind = scalar(text, style, tag.as_deref())?;
+                let kind = scalar(text, style, tag.as_deref(), self.arena)?;
                 self.finish(Node { line, kind }, anchor, before)
             }
             Event::SequenceStart(_, anchor, _) => {
@@ -179,18 +199,18 @@ impl<'text> Tree<'text> {
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(open) = self.open.pop() else { return Ok(()) };
                 let kind = match open.children {
-                    Children::List(items) => Kind::List(items.into()),
+                    Children::List(items) => Kind::List(self.arena.alloc_slice_copy(&items)),
                     Children::Map { entries, merges, .. } => {
-                        Kind::Map(self.merge(entries, &merges)?.into())
+                        let entries = self.merge(entries, &merges)?;
+                        Kind::Map(self.arena.alloc_slice_copy(&entries))
                     }
                 };
                 self.finish(Node { line: open.line, kind }, open.anchor, open.before)
             }
             Event::Alias(anchor) => {
-                let Some((node, weight)) = self.anchors.get(&anchor) else {
+                let Some(&(node, weight)) = self.anchors.get(&anchor) else {
                     return Err("an alias stands inside its own anchor".to_owned());
                 };
-                let (node, weight) = (node.clone(), *weight);
                 let before = self.nodes;
                 self.count(weight)?;
                 self.finish(node, 0, before)
@@ -210,7 +230,7 @@ impl<'text> Tree<'text> {
         Ok(())
     }
 
-    fn begin(&mut self, line: u32, anchor: usize, children: Children<'text>) -> Result<(), String> {
+    fn begin(&mut self, line: u32, anchor: usize, children: Children<'tree>) -> Result<(), String> {
         if self.open.len() == MAX_DEPTH {
             return Err(format!("nested deeper than {MAX_DEPTH} levels"));
         }
@@ -220,10 +240,10 @@ impl<'text> Tree<'text> {
         Ok(())
     }
 
-    fn finish(&mut self, node: Node<'text>, anchor: usize, before: usize) -> Result<(), String> {
+    fn finish(&mut self, node: Node<'tree>, anchor: usize, before: usize) -> Result<(), String> {
         if anchor != 0 {
             let weight = self.nodes.saturating_sub(before);
-            self.anchors.insert(anchor, (node.clone(), weight));
+            self.anchors.insert(anchor, (node, weight));
         }
         let Some(open) = self.open.last_mut() else {
             self.root = Some(node);
@@ -239,7 +259,7 @@ impl<'text> Tree<'text> {
                     entries.push(Entry { key, line, value: node });
                 } else {
                     match node.kind {
-                        Kind::Plain(text) if text == "<<" => *merging = true,
+                        Kind::Plain("<<") => *merging = true,
                         Kind::Plain(text) | Kind::Quoted(text) => *key = Some((text, node.line)),
                         Kind::Binary(_) | Kind::List(_) | Kind::Map(_) => {
                             return Err("a key is a list, a mapping or binary: write a word".into());
@@ -254,9 +274,9 @@ impl<'text> Tree<'text> {
     /// Finds duplicate keys, then adds what `<<` brings; a key that is written out wins.
     fn merge(
         &mut self,
-        mut entries: Vec<Entry<'text>>,
-        merges: &[Node<'text>],
-    ) -> Result<Vec<Entry<'text>>, String> {
+        mut entries: Vec<Entry<'tree>>,
+        merges: &[Node<'tree>],
+    ) -> Result<Vec<Entry<'tree>>, String> {
         self.report_duplicates(&entries);
         for node in merges {
             let sources = match &node.kind {
@@ -267,16 +287,15 @@ impl<'text> Tree<'text> {
             if sources.is_empty() {
                 return Err("`<<` needs a mapping or a list of mappings: write `<<: *name`".into());
             }
-            let mut seen: HashSet<Cow<'text, str>> =
-                entries.iter().map(|it| it.key.clone()).collect();
+            let mut seen: HashSet<&str> = entries.iter().map(|it| it.key).collect();
             for source in sources {
-                let Kind::Map(inherited) = &source.kind else {
+                let Kind::Map(inherited) = source.kind else {
                     return Err("`<<` needs mappings: write `<<: [*one, *two]`".into());
                 };
                 self.count(inherited.len())?;
-                for entry in inherited.iter() {
-                    if seen.insert(entry.key.clone()) {
-                        entries.push(entry.clone());
+                for entry in inherited {
+                    if seen.insert(entry.key) {
+                        entries.push(*entry);
                     }
                 }
             }
@@ -284,13 +303,13 @@ impl<'text> Tree<'text> {
         Ok(entries)
     }
 
-    fn report_duplicates(&mut self, entries: &[Entry<'text>]) {
+    fn report_duplicates(&mut self, entries: &[Entry<'tree>]) {
         let mut report = |entry: &Entry<'_>, first: u32| {
             self.faults.push(Fault {
                 line: entry.line,
                 message: format!(
                     "`{}` is given twice, first in line {first}: remove one",
-                    excerpt(&entry.key)
+                    excerpt(entry.key)
                 ),
             });
         };
@@ -304,29 +323,34 @@ impl<'text> Tree<'text> {
         }
         let mut seen: HashMap<&str, u32> = HashMap::with_capacity(entries.len());
         for entry in entries {
-            match seen.get(&*entry.key) {
+            match seen.get(entry.key) {
                 Some(&first) => report(entry, first),
                 None => {
-                    seen.insert(&entry.key, entry.line);
+                    seen.insert(entry.key, entry.line);
                 }
             }
         }
     }
 }
 
-fn scalar<'text>(
-    text: Cow<'text, str>,
+fn scalar<'tree>(
+    text: Cow<'tree, str>,
     style: ScalarStyle,
     tag: Option<&Tag>,
-) -> Result<Kind<'text>, String> {
+    arena: &'tree Arena,
+) -> Result<Kind<'tree>, String> {
     let suffix = tag.map(Tag::suffix);
     if suffix == Some("binary") {
         let compact: String = text.split_whitespace().collect();
         return match STANDARD.decode(compact) {
-            Ok(bytes) => Ok(Kind::Binary(bytes.into())),
+            Ok(bytes) => Ok(Kind::Binary(arena.alloc_slice_copy(&bytes))),
             Err(_) => Err("`!!binary` is followed by something that is no base64".to_owned()),
         };
     }
+    let text = match text {
+        Cow::Borrowed(text) => text,
+        Cow::Owned(text) => arena.alloc_str(&text),
+    };
     if matches!(style, ScalarStyle::Plain) && suffix != Some("str") {
         Ok(Kind::Plain(text))
     } else {

@@ -25,11 +25,8 @@ pub(crate) fn against_blackbox() -> Vec<Row> {
     let (bare, bare_address) =
         Process::own(&["bare", &format!("127.0.0.1:{port}"), &bytes.to_string()]);
     let bare_address = bare_address.parse().expect("an address");
-    let sides = [
-        (ours.id(), ours.address()),
-        (theirs.id(), their_address),
-        (bare.id(), bare_address),
-    ];
+    let sides =
+        [(ours.id(), ours.address()), (theirs.id(), their_address), (bare.id(), bare_address)];
     let mut figures = [const { (Vec::new(), Vec::new()) }; 3];
     for side in sides {
         load(side.1, &path, CONNECTIONS, 500, None);
