@@ -91,9 +91,20 @@ impl From<Span> for Duration {
 pub struct Durations {
     /// Seconds of all successful probes.
     pub sum: f64,
-    /// Probes within each bound of the store, not cumulative. Probes beyond the last bound are
-    /// in the number of successes only.
+    /// Probes within each bound of the store, not cumulative, up to the last bound that was
+    /// needed. Probes beyond all bounds are in the number of successes only.
     pub counts: Box<[u32]>,
+}
+
+impl Durations {
+    fn count(&mut self, bucket: usize) {
+        if bucket >= self.counts.len() {
+            let mut counts = std::mem::take(&mut self.counts).into_vec();
+            counts.resize(bucket + 1, 0);
+            self.counts = counts.into_boxed_slice();
+        }
+        self.counts[bucket] = self.counts[bucket].saturating_add(1);
+    }
 }
 
 /// One address behind a target's name, where the monitor probes them all.
@@ -143,12 +154,16 @@ pub struct State {
     pub syn_retransmits: u64,
     /// Durations of the successful probes.
     pub durations: Durations,
-    /// Earliest expiry among the certificates last sent, Unix seconds.
-    pub certificate_not_after: Option<i64>,
     /// The last outcomes.
     pub strip: Strip,
-    /// Every address behind the name, where they are all probed.
-    pub addresses: Box<[AddressResult]>,
+    /// What few targets have, elsewhere, since there may be a hundred thousand others.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Rare {
+    certificate_not_after: Option<i64>,
+    addresses: Box<[AddressResult]>,
 }
 
 impl State {
@@ -166,6 +181,18 @@ impl State {
             .last_conclusive_at
             .is_none_or(|at| now.elapsed() > at.elapsed() + 3 * interval + Self::GRACE);
         inconclusive || old || self.judgement.verdict() == Verdict::Unknown
+    }
+
+    /// Earliest expiry among the certificates last sent, Unix seconds.
+    #[must_use]
+    pub fn certificate_not_after(&self) -> Option<i64> {
+        self.rare.as_ref()?.certificate_not_after
+    }
+
+    /// Every address behind the name, where they are all probed.
+    #[must_use]
+    pub fn addresses(&self) -> &[AddressResult] {
+        self.rare.as_ref().map_or(&[], |it| &it.addresses)
     }
 
     fn apply(
@@ -188,12 +215,9 @@ impl State {
         if finding.outcome.is_success() {
             let seconds = finding.duration.as_secs_f64();
             self.durations.sum += seconds;
-            if self.durations.counts.len() != bounds.len() {
-                self.durations.counts = vec![0; bounds.len()].into_boxed_slice();
-            }
             let bucket = bounds.partition_point(|&bound| bound < seconds);
-            if let Some(count) = self.durations.counts.get_mut(bucket) {
-                *count = count.saturating_add(1);
+            if bucket < bounds.len() {
+                self.durations.count(bucket);
             }
         }
         if let Some(KernelView { rtt, syn_retransmits }) = finding.kernel {
@@ -201,10 +225,10 @@ impl State {
             self.syn_retransmits += u64::from(syn_retransmits);
         }
         if let Some(expiry) = finding.tls.as_ref().and_then(|it| it.earliest_expiry) {
-            self.certificate_not_after = Some(expiry);
+            self.rare.get_or_insert_default().certificate_not_after = Some(expiry);
         }
         if !addresses.is_empty() {
-            self.addresses = addresses;
+            self.rare.get_or_insert_default().addresses = addresses;
         }
         self.last = Some(LastProbe {
             outcome: finding.outcome,
@@ -311,8 +335,8 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_target_is_small() {
-        assert!(size_of::<State>() <= 208, "{}", size_of::<State>());
-        assert!(size_of::<Row>() <= 328, "{}", size_of::<Row>());
+        assert!(size_of::<State>() <= 184, "{}", size_of::<State>());
+        assert!(size_of::<Row>() <= 304, "{}", size_of::<Row>());
         assert!(size_of::<crate::monitor::Monitor>() <= 96);
     }
 

@@ -23,6 +23,11 @@ pub(super) fn write(store: &Store, now: Moment, page: &mut Page<'_>) -> io::Resu
     if rows.is_empty() {
         return Ok(());
     }
+    // All of them first: between the pieces of the page, which come and go, they would leave
+    // holes that nothing fits.
+    for row in rows.iter() {
+        labels(row);
+    }
     results(&rows, page)?;
     stale(&rows, now, page)?;
     kernel_and_certificates(&rows, page)?;
@@ -54,7 +59,8 @@ fn labels(row: &Row) -> &str {
         let mut text = Vec::new();
         label(&mut text, "monitor", &row.target.monitor.name);
         label(&mut text, "target", &row.target.address.to_string());
-        String::from_utf8(text).unwrap_or_default().into_boxed_str()
+        // A copy, which is exactly as long as it must be.
+        String::from_utf8_lossy(&text).into()
     })
 }
 
@@ -116,13 +122,13 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
             page.sample(name, &labels, at.elapsed());
         }
     })?;
-    if rows.iter().all(|row| row.state().addresses.is_empty()) {
+    if rows.iter().all(|row| row.state().addresses().is_empty()) {
         return Ok(());
     }
     let name = "tcp_monitor_address_success";
     let help = "Whether the last probe of each address was a success, where all are probed.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
-        for result in &state.addresses {
+        for result in state.addresses() {
             match result.outcome {
                 Outcome::Success | Outcome::Failure(..) => {
                     let address = result.ip.to_string();
@@ -165,7 +171,7 @@ fn kernel_and_certificates(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<(
     let name = "tcp_monitor_tls_cert_not_after_timestamp_seconds";
     let help = "Earliest expiry among the certificates last sent.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
-        if let Some(at) = state.certificate_not_after {
+        if let Some(at) = state.certificate_not_after() {
             page.sample(name, &labels, at);
         }
     })

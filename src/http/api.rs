@@ -53,7 +53,7 @@ fn target(row: &Row) -> Value {
     let state = row.state().clone();
     let history: Vec<&str> = state.strip.outcomes().map(|it| Outcome::NAMES[it]).collect();
     let addresses: Vec<Value> = state
-        .addresses
+        .addresses()
         .iter()
         .map(|it| json!({"address": it.ip.to_string(), "outcome": it.outcome.as_str()}))
         .collect();
@@ -72,7 +72,7 @@ fn target(row: &Row) -> Value {
         "addresses": addresses,
         "rtt_seconds": state.rtt.map(Span::seconds),
         "syn_retransmits": state.syn_retransmits,
-        "tls_cert_not_after_timestamp_seconds": state.certificate_not_after,
+        "tls_cert_not_after_timestamp_seconds": state.certificate_not_after(),
         "interval_seconds": monitor.interval.as_secs_f64(),
         "timeout_seconds": monitor.timeout.as_secs_f64(),
     })
