@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// `bare TARGET BYTES`: prints where it listens.
 pub(crate) fn main(words: &[String]) {
@@ -20,6 +21,7 @@ pub(crate) fn main(words: &[String]) {
     runtime.expect("a runtime").block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", listener.local_addr().expect("its name"));
+        let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.expect("it accepts");
             stream.set_nodelay(true).expect("an option");
@@ -32,7 +34,7 @@ pub(crate) fn main(words: &[String]) {
                 }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
-            tokio::spawn(connection);
+            connections.spawn(connection);
         }
     });
 }
