@@ -7,7 +7,8 @@
 //! A target is due at the moments whose wall-clock time leaves the remainder `hash(target)` when
 //! divided by its interval: spread evenly, the same after a restart, free of drift. Between two
 //! such moments it is probed again while its verdict is in doubt, and once soon after it was
-//! added, so that a long interval does not leave it unknown for long.
+//! added, so that a long interval does not leave it unknown for long. A run may start with one
+//! that is due, up to a 250th of its interval early.
 //!
 //! Whatever is late is late by our own fault: it is measured, and never charged to the target.
 
@@ -36,6 +37,10 @@ pub mod probing;
 const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(30);
 /// Starts between two looks at the sockets: many would make the first of them wait for the last.
 const BATCH: usize = 32;
+/// Runs that one waking may start before they are due, and how early at most: a processor that was
+/// asleep is slow for the first of them and not for the next.
+const EARLY: usize = 7;
+const MAX_SLACK: Duration = Duration::from_millis(250);
 /// How long running probes may go on after the end was asked for.
 const LAST_PROBES_WITHIN: Duration = Duration::from_secs(10);
 
@@ -321,16 +326,32 @@ impl<P> Scheduler<P> {
         self.due.peek().map(|Reverse((at, ..))| self.instant(*at))
     }
 
-    /// Moves what is due at `now` to the queues of what may start.
+    /// Moves what is due at `now` to the queues of what may start, and a few that soon will be.
     fn collect_due(&mut self, now: Instant) {
         let now = self.tick(now);
+        let mut early = 0;
         while let Some(&Reverse((at, slot, run))) = self.due.peek() {
             if at > now {
-                break;
+                if early == EARLY || at > self.latest(now, slot, run) {
+                    break;
+                }
+                early += 1;
             }
             self.due.pop();
             self.collect(at, slot, run, now);
         }
+    }
+
+    /// Until when a run must be due to be started now: a 250th of its interval early, unless the
+    /// target's last run may use that time.
+    fn latest(&mut self, now: Tick, slot: Slot, run: Run) -> Tick {
+        let slack = match (run, self.entry(slot)) {
+            (Run::Regular | Run::First, Some(entry)) if entry.current.is_none() => {
+                (entry.row.target.monitor.interval / 250).min(MAX_SLACK)
+            }
+            _ => Duration::ZERO,
+        };
+        Tick(now.0.saturating_add(u64::try_from(slack.as_nanos()).unwrap_or(0)))
     }
 
     fn collect(&mut self, at: Tick, slot: Slot, run: Run, now: Tick) {
@@ -346,7 +367,7 @@ impl<P> Scheduler<P> {
                 // made up for.
                 let interval = entry.row.target.monitor.interval.as_nanos();
                 let interval = u64::try_from(interval).unwrap_or(u64::MAX).max(1);
-                let missed = (now.0 - at.0) / interval;
+                let missed = now.0.saturating_sub(at.0) / interval;
                 entry.next_regular = Tick(at.0 + interval * (missed + 1));
                 skipped += missed;
                 next = Some(entry.next_regular);

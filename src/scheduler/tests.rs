@@ -1,6 +1,7 @@
 //! The scheduler against targets that are stories, in simulated time.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Mutex;
 
 use tokio::time::{advance, sleep};
@@ -173,6 +174,37 @@ async fn the_cadence_is_fixed_and_does_not_depend_on_how_long_probes_take() {
         .await;
 }
 
+/// A timeout may be all but as long as the interval: the time to which a run has a right is not
+/// taken from it by starting the next one early.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ends_just_in_time_is_never_in_the_way_of_the_next() {
+    let takes = seconds(10) - Duration::from_millis(20);
+    let script = move |target: &Target, _| {
+        let long = target.monitor.interval == seconds(10);
+        if long { (TIMED_OUT, takes) } else { (Outcome::Success, Duration::ZERO) }
+    };
+    let (simulation, receiver) = Simulation::new(500, Box::new(script));
+    // Those of seven seconds wake the others at ever different times.
+    let monitors: Vec<_> = (0..200)
+        .map(|it| {
+            with(&format!("m{it}"), |monitor| {
+                monitor.interval = seconds(if it % 2 == 0 { 10 } else { 7 });
+                monitor.confirm.thresholds.failures = NonZeroU32::MIN;
+            })
+        })
+        .collect();
+    simulation
+        .run(receiver, async {
+            simulation.watch(&monitors).await;
+            // Until the first probes, which are at no fixed time, are over.
+            sleep(seconds(60)).await;
+            let before = simulation.telemetry.runs_skipped.load(Relaxed);
+            sleep(seconds(300)).await;
+            assert_eq!(simulation.telemetry.runs_skipped.load(Relaxed) - before, 0);
+        })
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_that_would_overlap_its_predecessor_is_skipped_and_counted() {
     let script = |_: &Target, _| (Outcome::Success, seconds(25));
@@ -241,6 +273,40 @@ async fn what_the_monitor_cannot_see_changes_no_verdict_and_is_counted() {
             assert_eq!(state.last_success, Some(true));
             assert_eq!(state.judgement.consecutive_failures(), 0);
             assert!((47..=49).contains(&state.outcomes[2]), "{:?}", state.outcomes);
+        })
+        .await;
+}
+
+/// A waking starts a few runs that would soon be due: each up to a 250th of its interval early,
+/// never late, and none the earlier for it the next time.
+#[tokio::test(start_paused = true)]
+async fn few_wakings_serve_many_targets_without_drift() {
+    const COUNT: usize = 400;
+    let (simulation, receiver) =
+        Simulation::new(COUNT, Box::new(|_: &Target, _| (Outcome::Success, Duration::ZERO)));
+    let monitors: Vec<_> =
+        (0..COUNT).map(|it| with(&format!("m{it}"), |it| it.interval = seconds(10))).collect();
+    simulation
+        .run(receiver, async {
+            simulation.watch(&monitors).await;
+            sleep(seconds(40)).await;
+            let before: Vec<_> =
+                (0..COUNT).map(|it| simulation.starts(&format!("m{it}")).len()).collect();
+            sleep(seconds(200)).await;
+            let mut wakings = std::collections::BTreeMap::<_, usize>::new();
+            // The simulated clock rounds to a millisecond.
+            let slack = Duration::from_millis(40 + 2);
+            for (it, before) in before.into_iter().enumerate() {
+                let starts = simulation.starts(&format!("m{it}")).split_off(before);
+                assert!((19..=21).contains(&starts.len()), "m{it}: {}", starts.len());
+                for (run, &start) in starts.iter().enumerate() {
+                    let regular = starts[0] + seconds(10) * u32::try_from(run).unwrap();
+                    assert!(start.abs_diff(regular) <= slack, "m{it}: {run}: {start:?}");
+                    *wakings.entry(start).or_default() += 1;
+                }
+            }
+            let starts: usize = wakings.values().sum();
+            assert!(wakings.len() * 3 < starts * 2, "{} for {starts}", wakings.len());
         })
         .await;
 }

@@ -26,7 +26,7 @@ pub(crate) fn main(words: &[String]) {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll");
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
-    let tick = Duration::from_millis(1);
+    let tick = Duration::from_millis(1).max(Duration::from_secs(1) / rate);
     let every = Expiration::Interval(TimeSpec::from_duration(tick));
     timer.set(every, TimerSetTimeFlags::empty()).expect("it ticks");
     epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX)).expect("it watches");
