@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 
 use crate::monitor::Target;
 use crate::outcome::{Finding, KernelView, Outcome};
-use crate::verdict::{Judgement, Transition, Verdict};
+use crate::verdict::{Judgement, Pace, Transition, Verdict};
 
 /// The last outcomes of a target, newest last, two bits each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -138,6 +138,8 @@ pub struct LastProbe {
 pub struct State {
     /// Verdict and streaks.
     pub judgement: Judgement,
+    /// How quick the last successful probes were.
+    pub pace: Pace,
     /// Probes by outcome, in the order of [`Outcome::NAMES`].
     pub outcomes: [u64; 3],
     /// The last probe, whatever came of it.
@@ -213,6 +215,7 @@ impl State {
             }
         }
         if finding.outcome.is_success() {
+            self.pace.apply(finding.duration, target.monitor.slow, target.monitor.timeout);
             let seconds = finding.duration.as_secs_f64();
             self.durations.sum += seconds;
             let bucket = bounds.partition_point(|&bound| bound < seconds);
@@ -314,7 +317,12 @@ impl Store {
 
     /// A row for a target whose definition changed in ways that leave what is known true.
     pub(crate) fn redefine(row: &Row, target: Target) -> Arc<Row> {
-        Arc::new(Row::new(target, row.state().clone()))
+        let mut state = row.state().clone();
+        let (old, new) = (&row.target.monitor, &target.monitor);
+        if (old.slow, old.timeout) != (new.slow, new.timeout) {
+            state.pace = Pace::default();
+        }
+        Arc::new(Row::new(target, state))
     }
 
     /// Takes one finding into account. `now` is its end.

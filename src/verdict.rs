@@ -15,6 +15,7 @@
 //! open; bad news waits for its confirmation even after a restart.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::outcome::Outcome;
 
@@ -140,6 +141,43 @@ impl Judgement {
     }
 }
 
+/// How quick the last successful probes were. Most of them decide: a single slow one is no news.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Pace {
+    /// One bit for each of the last probes, the newest lowest.
+    slow: u8,
+    near_timeout: u8,
+}
+
+impl Pace {
+    /// How many successful probes are judged together.
+    pub const PROBES: u32 = 5;
+
+    /// Takes the duration of one successful probe into account: slow if longer than `slow`, near
+    /// its timeout if longer than half of it.
+    pub fn apply(&mut self, duration: Duration, slow: Option<Duration>, timeout: Duration) {
+        let push = |bits: u8, bit| (bits << 1 | u8::from(bit)) & ((1 << Self::PROBES) - 1);
+        self.slow = push(self.slow, slow.is_some_and(|slow| duration > slow));
+        self.near_timeout = push(self.near_timeout, duration > timeout / 2);
+    }
+
+    /// Whether most of the last probes were slow.
+    #[must_use]
+    pub const fn is_slow(self) -> bool {
+        Self::is_most(self.slow)
+    }
+
+    /// Whether most of the last probes took more than half of their timeout.
+    #[must_use]
+    pub const fn is_near_timeout(self) -> bool {
+        Self::is_most(self.near_timeout)
+    }
+
+    const fn is_most(bits: u8) -> bool {
+        bits.count_ones() * 2 > Self::PROBES
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,5 +286,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Judges successes that took so many seconds, with `slow` 1 s and a timeout of 10 s.
+    #[track_caller]
+    fn check_pace(durations: &[u64], slow: bool, near_timeout: bool) {
+        let mut pace = Pace::default();
+        for &it in durations {
+            let slow = Some(Duration::from_secs(1));
+            pace.apply(Duration::from_secs(it), slow, Duration::from_secs(10));
+        }
+        let found = (pace.is_slow(), pace.is_near_timeout());
+        assert_eq!(found, (slow, near_timeout), "{durations:?}");
+    }
+
+    #[test]
+    fn most_of_the_last_successes_say_how_quick_a_target_is() {
+        check_pace(&[], false, false);
+        check_pace(&[2, 2], false, false);
+        check_pace(&[2, 2, 2], true, false);
+        check_pace(&[1, 1, 1, 1, 1], false, false);
+        check_pace(&[9, 1, 1, 9, 1], false, false);
+        check_pace(&[6, 1, 6, 1, 6], true, true);
+        check_pace(&[5, 5, 5, 5, 5], true, false);
+        check_pace(&[6, 6, 6, 6, 6, 1, 1], true, true);
+        check_pace(&[6, 6, 6, 6, 6, 1, 1, 1], false, false);
+    }
+
+    #[test]
+    fn a_target_without_a_bound_is_never_slow() {
+        let mut pace = Pace::default();
+        for _ in 0..10 {
+            pace.apply(Duration::from_secs(9), None, Duration::from_secs(10));
+        }
+        assert_eq!((pace.is_slow(), pace.is_near_timeout()), (false, true));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Every series carries `monitor` and `target` and nothing that changes with the outcome or the
 //! address: an outage starts no new series, so that a rule's history is whole when it matters.
-//! The exceptions are the reason of a failure, whether the verdict is stale, and the addresses
-//! of a name whose monitor asks for all of them.
+//! The exceptions are the reason of a failure, what is there only while it is true (a stale
+//! verdict, a slow target, one near its timeout), and the addresses of a name whose monitor asks
+//! for all of them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +14,7 @@ use crate::exposition::page::{Kind, Labels, Page, label};
 use crate::monitor::Monitor;
 use crate::outcome::Outcome;
 use crate::store::{Moment, Row, Snapshot, State, Store};
+use crate::verdict::Verdict;
 
 /// Labels that the exporter sets itself, which monitors cannot.
 pub const BUILT_IN_LABELS: [&str; 9] =
@@ -29,7 +31,7 @@ pub(super) fn write(store: &Store, now: Moment, page: &mut Page<'_>) -> io::Resu
         labels(row);
     }
     results(&rows, page)?;
-    stale(&rows, now, page)?;
+    while_true(&rows, now, page)?;
     kernel_and_certificates(&rows, page)?;
     durations(&rows, &store.bounds(), page)?;
     policy(&rows, page)?;
@@ -65,15 +67,13 @@ fn labels(row: &Row) -> &str {
 }
 
 fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
-    use crate::verdict::Verdict::{Down, Unknown, Up};
-
     let name = "tcp_monitor_up";
     let help = "Verdict after confirmation: 1 up, 0 down, absent while unknown.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
         match state.judgement.verdict() {
-            Unknown => {}
-            Up => page.sample(name, &labels, true),
-            Down => page.sample(name, &labels, false),
+            Verdict::Unknown => {}
+            Verdict::Up => page.sample(name, &labels, true),
+            Verdict::Down => page.sample(name, &labels, false),
         }
     })?;
     let name = "tcp_monitor_probe_success";
@@ -142,12 +142,31 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
 }
 
 /// Only where there is something to say: rules then need not look at every target.
-fn stale(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
+fn while_true(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
     let name = "tcp_monitor_stale";
     let help = "1 while the verdict is unknown or must not be relied on, absent otherwise.";
+    marks(rows, page, (name, help), |monitor, state| state.is_stale(monitor.interval, now))?;
+    let is_down = |state: &State| state.judgement.verdict() == Verdict::Down;
+    let name = "tcp_monitor_slow";
+    let help = "1 while most of the last five successful probes took longer than slow, absent \
+                otherwise and while down.";
+    marks(rows, page, (name, help), |_, state| state.pace.is_slow() && !is_down(state))?;
+    let name = "tcp_monitor_near_timeout";
+    let help = "1 while most of the last five successful probes took more than half of the \
+                timeout, absent otherwise and while down.";
+    marks(rows, page, (name, help), |_, state| state.pace.is_near_timeout() && !is_down(state))
+}
+
+/// A family with a 1 for each row of which `holds` is true, and nothing for the others.
+fn marks(
+    rows: &Snapshot,
+    page: &mut Page<'_>,
+    (name, help): (&'static str, &'static str),
+    holds: impl Fn(&Monitor, &State) -> bool,
+) -> io::Result<()> {
     page.family(name, Kind::Gauge, help)?;
     for row in rows.iter() {
-        if row.state().is_stale(row.target.monitor.interval, now) {
+        if holds(&row.target.monitor, &row.state()) {
             page.sample(name, &labels(row), true);
             page.flush_if_full()?;
         }

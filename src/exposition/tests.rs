@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::monitor::tests::monitor;
+use crate::monitor::Policy;
+use crate::monitor::tests::{change, monitor};
 use crate::outcome::{DialogueFinding, KernelView, Outcome, Phase, Reason};
 
 #[test]
@@ -116,13 +117,18 @@ fn moment(seconds: u64) -> Moment {
 
 /// The names and labels of all series of a page, without those that come and go.
 fn series(store: &Store) -> Vec<String> {
+    let comes_and_goes = |line: &str| line.contains("failure_info") || line.contains("_stale");
+    all_series(store).into_iter().filter(|it| !comes_and_goes(it)).collect()
+}
+
+/// The names and labels of all series of a page.
+fn all_series(store: &Store) -> Vec<String> {
     let mut page = Vec::new();
     let (telemetry, own) = (Telemetry::default(), Own::starting());
     metrics(store, &telemetry, &own, moment(0), Format::Classic, &mut page).unwrap();
     let text = String::from_utf8(page).unwrap();
     text.lines()
         .filter(|line| line.starts_with("tcp_monitor"))
-        .filter(|line| !line.contains("failure_info") && !line.contains("_stale"))
         .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
         .collect()
 }
@@ -183,6 +189,45 @@ fn a_verdict_is_stale_until_probed_after_inconclusive_probes_and_when_old() {
     assert!(stale(0));
     apply(Outcome::because(Reason::Refused, Phase::Connect));
     assert!(!stale(0), "the verdict is known, and the probe was conclusive");
+}
+
+#[test]
+fn a_target_is_slow_or_near_its_timeout_only_while_it_is_and_answers() {
+    let store = Store::default();
+    let slow = |policy: &mut Policy| policy.slow = Some(Duration::from_millis(500));
+    let monitor = change(monitor("db", "192.0.2.1", &[1]), slow);
+    let row = Store::row(monitor.targets().next().unwrap());
+    store.replace(vec![Arc::clone(&row)], &[]);
+    let apply = |outcome, seconds, times| {
+        let mut finding = finding(outcome);
+        finding.duration = Duration::from_secs(seconds);
+        for _ in 0..times {
+            store.apply(&row, &finding, Box::default(), moment(0));
+        }
+    };
+    let marks = || -> Vec<_> {
+        let labels = "{monitor=\"db\",target=\"192.0.2.1:1\"}";
+        let wanted = ["slow", "near_timeout"].map(|it| (it, format!("tcp_monitor_{it}{labels}")));
+        let series = all_series(&store);
+        wanted.into_iter().filter(|(_, it)| series.contains(it)).map(|(it, _)| it).collect()
+    };
+    apply(Outcome::Success, 0, 5);
+    assert!(marks().is_empty());
+    apply(Outcome::Success, 1, 3);
+    assert_eq!(marks(), ["slow"]);
+    apply(Outcome::Success, 9, 3);
+    assert_eq!(marks(), ["slow", "near_timeout"]);
+    apply(Outcome::because(Reason::Refused, Phase::Connect), 0, 2);
+    assert_eq!(marks(), ["slow", "near_timeout"], "not confirmed");
+    apply(Outcome::because(Reason::Refused, Phase::Connect), 0, 1);
+    assert!(marks().is_empty(), "down is worse");
+
+    apply(Outcome::Success, 9, 1);
+    assert_eq!(marks(), ["slow", "near_timeout"]);
+    let patient = |policy: &mut Policy| policy.timeout = Duration::from_secs(30);
+    let changed = change(monitor, patient).targets().next().unwrap();
+    store.replace(vec![Store::redefine(&row, changed)], &[]);
+    assert!(marks().is_empty(), "judged by bounds that no longer hold");
 }
 
 #[test]

@@ -172,7 +172,8 @@ fn flapping_is_two_pages() -> Story {
     throughout(&mut story, 10, 40, PAGE, &[(PAGE, "orders-db")]);
     story.firing(42.0, PAGE, &[]);
     story.firing(25.0, "TcpMonitorFlapping", &[("TcpMonitorFlapping", "orders-db")]);
-    story.firing(15.0, "TcpMonitorFlapping", &[]);
+    story.firing(13.5, "TcpMonitorFlapping", &[]);
+    story.firing(14.5, "TcpMonitorFlapping", &[("TcpMonitorFlapping", "orders-db")]);
     story
 }
 
@@ -519,17 +520,6 @@ fn nobody_looks() -> Story {
     story.scheduled(&target("hung-in-two"), &regions(&hung, &hung, ALWAYS_UP));
     let never = minutes("r30");
     story.scheduled(&target("never-probed"), &regions(&never, &never, &never));
-    let hourly = Target { interval: 3600, ..target("next-hour") };
-    story.scheduled(&hourly, &regions(&never, &never, &never));
-    for region in ["ap", "eu", "us"] {
-        story.series(
-            &format!(
-                "tcp_probe_exporter_config_last_reload_success_timestamp_seconds\
-                 {{job=\"tcp-monitor\", region=\"{region}\", instance=\"{region}:10115\"}}"
-            ),
-            "0x60",
-        );
-    }
     let name = "TcpMonitorTargetUnwatched";
     story.firing(4.0, name, &[]);
     story.firing(25.0, name, &[(name, "hung-everywhere"), (name, "never-probed")]);
@@ -586,49 +576,47 @@ fn exporters_report_trouble() -> Story {
 fn policies_differ_between_regions() -> Vec<Story> {
     let name = "TcpMonitorExportersDisagree";
     let target = Target::default();
-    let others =
-        [Target { confirm: 5, ..target.clone() }, Target { required: 1, ..target.clone() }];
-    let mut stories: Vec<Story> = others
-        .iter()
-        .map(|other| {
-            let mut story = Story::new("policies differ");
-            story.scheduled(&target, &[("ap", ALWAYS_UP)]);
-            story.scheduled(other, &[("eu", ALWAYS_UP)]);
-            story.firing_by("region", 35.0, name, &[(name, "")]);
-            story.firing_by("region", 25.0, name, &[]);
-            story
-        })
-        .collect();
+    let mut differ = Story::new("quorums differ");
+    differ.scheduled(&target, &[("ap", ALWAYS_UP)]);
+    differ.scheduled(&Target { required: 1, ..target.clone() }, &[("eu", ALWAYS_UP)]);
+    differ.firing_by("region", 35.0, name, &[(name, "")]);
+    differ.firing_by("region", 25.0, name, &[]);
+
+    // A distant region may need more of it.
+    let mut distant = Story::new("confirmation differs");
+    distant.scheduled(&target, &[("ap", ALWAYS_UP)]);
+    distant.scheduled(&Target { confirm: 5, ..target.clone() }, &[("eu", ALWAYS_UP)]);
+    distant.firing_by("region", 35.0, name, &[]);
+
     let mut same = Story::new("policies agree");
     same.scheduled(&target, &regions(ALWAYS_UP, ALWAYS_UP, ALWAYS_UP));
     same.firing_by("region", 35.0, name, &[]);
-    stories.push(same);
-    stories
+    vec![differ, distant, same]
 }
 
 fn slow_targets() -> Story {
     let mut story = Story::new("slow, near the timeout");
-    // Sum of durations per step of 30 s with one probe each: 0.1 s, 0.6 s, 3 s of a timeout of 5.
-    for (monitor, sums) in [
-        ("quick", ["0+0.1x80", "0+0.1x80", "0+0.1x80"]),
-        ("slow-in-one", ["0+0.6x80", "0+0.1x80", "0+0.1x80"]),
-        ("slow-in-two", ["0+0.6x80", "0+0.6x80", "0+0.1x80"]),
-        ("near", ["0+3x80", "0+0.1x80", "0+0.1x80"]),
-        // One probe every 20 minutes: the longer window knows it.
-        ("seldom", ["0x20 0.8x40 1.6x19", "0x20 0.8x40 1.6x19", "0x20 0.8x40 1.6x19"]),
+    // What each region's exporter says, in steps of 30 s: `1` while it is so.
+    let (never, always) = ("_x80", "1x80");
+    // An exporter that is restarted needs a while to say it again; a bad moment does not last.
+    let (restarted, moment) = ("1x20 _x4 1x56", "_x20 1x4 _x56");
+    for (monitor, mark, values) in [
+        ("slow-in-one", "slow", [always, never, never]),
+        ("slow-in-two", "slow", [always, always, never]),
+        ("slow-and-restarted", "slow", [always, restarted, never]),
+        ("slow-for-a-moment", "slow", [moment, moment, moment]),
+        ("near", "near_timeout", [always, never, never]),
+        ("near-for-a-moment", "near_timeout", [moment, never, never]),
     ] {
         let target = Target { monitor, ..Target::default() };
         story.scheduled(&target, &regions(ALWAYS_UP, ALWAYS_UP, ALWAYS_UP));
-        for (region, sum) in ["ap", "eu", "us"].iter().zip(sums) {
+        for (region, values) in ["ap", "eu", "us"].iter().zip(values) {
             let key = format!(
                 "monitor=\"{monitor}\", target=\"{monitor}:1\", region=\"{region}\", \
                  job=\"tcp-monitor\", instance=\"{region}:10115\""
             );
-            story.series(&format!("tcp_monitor_slow_seconds{{{key}}}"), "0.5x80");
-            let histogram = "tcp_monitor_probe_duration_seconds";
-            story.series(&format!("{histogram}_sum{{{key}}}"), sum);
-            let count = if monitor == "seldom" { "0x20 1x40 2x19" } else { "0+1x80" };
-            story.series(&format!("{histogram}_count{{{key}}}"), count);
+            let values = values.replace(" _", " stale _");
+            story.series(&format!("tcp_monitor_{mark}{{{key}}}"), &values);
         }
     }
     let scraped = Target { monitor: "scraped", confirm: 1, ..Target::default() };
@@ -638,8 +626,10 @@ fn slow_targets() -> Story {
     story.series(&format!("probe_timeout_seconds{{{key}}}"), "5x80");
 
     let (slow, near) = ("TcpMonitorTargetSlow", "TcpMonitorNearTimeout");
-    story.firing(38.0, slow, &[(slow, "slow-in-two"), (slow, "seldom")]);
-    story.firing(38.0, near, &[(near, "near"), (near, "scraped")]);
+    for minute in [11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 38.0] {
+        story.firing(minute, slow, &[(slow, "slow-in-two"), (slow, "slow-and-restarted")]);
+        story.firing(minute, near, &[(near, "near"), (near, "scraped")]);
+    }
     story.firing(4.5, "TcpMonitor(TargetSlow|NearTimeout)", &[]);
     story
 }

@@ -78,6 +78,9 @@ fn page(mode: Mode, region: &str, targets: usize) -> String {
              tcp_monitor_info{{{key},module=\"tcp_connect\",host=\"host-{service}\",port=\"{index}\",\
              service=\"service-{service}\",team=\"dba\",env=\"production\"}} 1\n"
         );
+        if index % 100 == 1 {
+            let _ = writeln!(page, "tcp_monitor_slow{{{key}}} 1");
+        }
         if up == 0 {
             let _ = writeln!(
                 page,
