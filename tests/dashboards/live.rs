@@ -93,7 +93,7 @@ impl Stack {
             ("refused", closed.address().port(), "tcp_connect", "slo: 99%", "orders"),
             ("silent", silent.address().port(), "tcp_connect", "", "orders"),
             ("tls", tls_port, "tls_any", "", "web"),
-            ("slow", slow.port(), "greeting", "slow: 50ms", "web"),
+            ("slow", slow.port(), "greeting", "slow: 50ms, timeout: 290ms", "web"),
             ("flapping", flapping.address.port(), "tcp_connect", "", "web"),
             ("regional", greeter.port(), "regional", "", "mail"),
             ("blind", greeter.port(), "blind", "", "mail"),
