@@ -54,8 +54,10 @@ pub const WELL_KNOWN_PORTS: &[(&str, u16)] = &[
 /// Where a service runs: a literal address or a name.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Host {
-    /// A literal, with the zone of a link-local IPv6 address (`fe80::1%eth0`).
-    Ip(IpAddr, Option<Box<str>>),
+    /// A literal.
+    Ip(IpAddr),
+    /// A link-local IPv6 address and its zone (`fe80::1%eth0`); a box because few have one.
+    Zoned(Box<(Ipv6Addr, Box<str>)>),
     /// A DNS name in lower-case ASCII, perhaps with a trailing dot.
     Name(Box<str>),
 }
@@ -84,14 +86,15 @@ impl Host {
         if let Ok(ip) = literal.parse::<Ipv6Addr>() {
             return match zone {
                 Some("") => Err(format!("`{text}` has an empty zone after `%`")),
-                zone => Ok(Self::Ip(IpAddr::V6(ip), zone.map(Box::from))),
+                Some(zone) => Ok(Self::Zoned(Box::new((ip, zone.into())))),
+                None => Ok(Self::Ip(ip.into())),
             };
         }
         if zone.is_some() {
             return Err(format!("`{text}` has a zone, which only an IPv6 address can have"));
         }
         if let Ok(ip) = bare.parse::<Ipv4Addr>() {
-            return Ok(Self::Ip(IpAddr::V4(ip), None));
+            return Ok(Self::Ip(ip.into()));
         }
         if bare.contains(':') {
             return Err(format!("`{text}` is no IPv6 address"));
@@ -101,9 +104,10 @@ impl Host {
 
     /// The literal address, if it is one.
     #[must_use]
-    pub const fn ip(&self) -> Option<IpAddr> {
+    pub fn ip(&self) -> Option<IpAddr> {
         match self {
-            Self::Ip(ip, _) => Some(*ip),
+            Self::Ip(ip) => Some(*ip),
+            Self::Zoned(zoned) => Some(zoned.0.into()),
             Self::Name(_) => None,
         }
     }
@@ -112,8 +116,8 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ip(ip, None) => ip.fmt(f),
-            Self::Ip(ip, Some(zone)) => write!(f, "{ip}%{zone}"),
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Zoned(zoned) => write!(f, "{}%{}", zoned.0, zoned.1),
             Self::Name(name) => f.write_str(name),
         }
     }
@@ -213,8 +217,8 @@ pub fn port(text: &str) -> Result<u16, String> {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
-            Host::Ip(IpAddr::V6(_), _) => write!(f, "[{}]:{}", self.host, self.port),
-            Host::Ip(IpAddr::V4(_), _) | Host::Name(_) => write!(f, "{}:{}", self.host, self.port),
+            Host::Ip(IpAddr::V6(_)) | Host::Zoned(_) => write!(f, "[{}]:{}", self.host, self.port),
+            Host::Ip(IpAddr::V4(_)) | Host::Name(_) => write!(f, "{}:{}", self.host, self.port),
         }
     }
 }

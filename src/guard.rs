@@ -137,7 +137,7 @@ impl Rule {
                 (Scope::Name(pieces), Host::Name(name)) => {
                     matches_pieces(pieces, name.trim_end_matches('.'))
                 }
-                (Scope::Name(_), Host::Ip(..)) => false,
+                (Scope::Name(_), Host::Ip(_) | Host::Zoned(_)) => false,
             }
     }
 
@@ -195,7 +195,8 @@ impl Scope {
         }
         if !text.contains('*') {
             return match Host::parse(text)? {
-                Host::Ip(ip, _) => Ok(Self::Network(unmapped(IpNet::from(ip)))),
+                Host::Ip(ip) => Ok(Self::Network(unmapped(IpNet::from(ip)))),
+                Host::Zoned(zoned) => Ok(Self::Network(unmapped(IpAddr::V6(zoned.0).into()))),
                 Host::Name(name) => Ok(Self::Name(vec![name.trim_end_matches('.').into()])),
             };
         }

@@ -131,7 +131,7 @@ fn check(file: Option<&Path>) -> ExitCode {
             for warning in warnings {
                 say(&format!("warning: {warning}"));
             }
-            let targets: usize = config.monitors.iter().map(|it| it.ports.len()).sum();
+            let targets: usize = config.monitors.iter().map(|it| it.endpoints.len()).sum();
             print(&format!(
                 "the configuration is good: {} modules, {} monitors with {targets} targets\n",
                 config.modules.len(),

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address::{Address, Host};
+use crate::address::Address;
 use crate::module::Module;
 use crate::verdict::Thresholds;
 
@@ -67,13 +67,13 @@ pub struct Membership {
     pub min_up: NonZeroU32,
 }
 
-/// A port of a monitor, perhaps with a name.
+/// What is watched of a monitor: a port of its host, perhaps with a name.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Port {
+pub struct Endpoint {
+    /// What is probed. Invariant: its port is not zero.
+    pub address: Address,
     /// Name given by the user, exposed as the `service` label where the monitor sets none.
-    pub name: Option<Arc<str>>,
-    /// From 1 to 65535.
-    pub number: u16,
+    pub service: Option<Arc<str>>,
 }
 
 /// A configured entry: what to watch and by which policy.
@@ -83,10 +83,8 @@ pub struct Port {
 pub struct Monitor {
     /// Unique name.
     pub name: Arc<str>,
-    /// Host of every target.
-    pub host: Host,
-    /// One target each. Invariant: not empty, numbers unique.
-    pub ports: Box<[Port]>,
+    /// One target each. Invariant: not empty, of one host, ports unique.
+    pub endpoints: Box<[Endpoint]>,
     /// How it is watched; shared with the monitors that are watched alike, since large fleets
     /// have few policies.
     pub policy: Arc<Policy>,
@@ -127,25 +125,27 @@ impl Deref for Monitor {
 }
 
 impl Monitor {
-    /// Its targets, one for each port.
+    /// Its targets, one for each endpoint.
     pub fn targets(self: &Arc<Self>) -> impl Iterator<Item = Target> {
-        self.ports.iter().map(|port| Target {
-            address: Address { host: self.host.clone(), port: port.number },
-            service: port.name.clone(),
-            monitor: Arc::clone(self),
-        })
+        (0..self.endpoints.len()).map(|index| Target { monitor: Arc::clone(self), index })
     }
 }
 
-/// One `host:port` that a monitor watches.
+/// One `host:port` that a monitor watches. Read as the endpoint it is: `target.address`.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The monitor it belongs to.
     pub monitor: Arc<Monitor>,
-    /// What is probed.
-    pub address: Address,
-    /// Name of its port, if the monitor gives one.
-    pub service: Option<Arc<str>>,
+    /// Its place among the monitor's endpoints.
+    index: usize,
+}
+
+impl Deref for Target {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.monitor.endpoints[self.index]
+    }
 }
 
 impl Target {
@@ -223,13 +223,19 @@ impl Shard {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::address::Host;
 
     /// A monitor of `host` with these ports and the defaults of the configuration.
     pub(crate) fn monitor(name: &str, host: &str, ports: &[u16]) -> Arc<Monitor> {
         Arc::new(Monitor {
             name: name.into(),
-            host: Host::parse(host).unwrap(),
-            ports: ports.iter().map(|&number| Port { name: None, number }).collect(),
+            endpoints: ports
+                .iter()
+                .map(|&port| Endpoint {
+                    address: Address { host: Host::parse(host).unwrap(), port },
+                    service: None,
+                })
+                .collect(),
             policy: Arc::new(Policy {
                 module: Arc::new(Module::connect("tcp_connect")),
                 interval: Duration::from_secs(60),

@@ -178,7 +178,8 @@ impl Prober {
         }
         let Address { host, port } = probe.address;
         let ip = match host {
-            Host::Ip(ip, _) => resolve::permitted(*ip, probe.module)?,
+            Host::Ip(ip) => resolve::permitted(*ip, probe.module)?,
+            Host::Zoned(zoned) => resolve::permitted(zoned.0.into(), probe.module)?,
             Host::Name(name) => {
                 journal.note(Level::Debug, || format!("resolving `{name}`"));
                 let first = self.resolvers.first(name, probe.module, deadline);

@@ -344,8 +344,9 @@ mod tests {
     #[test]
     fn what_is_known_of_a_target_is_small() {
         assert!(size_of::<State>() <= 184, "{}", size_of::<State>());
-        assert!(size_of::<Row>() <= 304, "{}", size_of::<Row>());
-        assert!(size_of::<crate::monitor::Monitor>() <= 96);
+        assert!(size_of::<Row>() <= 232, "{}", size_of::<Row>());
+        assert!(size_of::<crate::monitor::Monitor>() <= 40);
+        assert!(size_of::<crate::monitor::Endpoint>() <= 48);
     }
 
     #[test]

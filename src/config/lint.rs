@@ -5,11 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address::{Address, Host};
+use crate::address::Address;
 use crate::config::load::{Origin, Placed, by_name};
 use crate::config::read::{Place, Report};
 use crate::config::yaml::{Kind, Node, excerpt};
 use crate::config::{ModuleEntry, duration};
+use crate::monitor::Endpoint;
 
 /// How long Prometheus waits for a scrape unless told otherwise.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,8 +88,8 @@ fn repeated(placed: &mut Vec<Placed>, report: &mut Report) {
     for it in placed.drain(..) {
         let key = |it: &Placed| {
             let monitor = &it.monitor;
-            let port = monitor.ports.first().map(|it| it.number);
-            (monitor.name.clone(), monitor.host.clone(), port, monitor.module.name.clone())
+            let address = monitor.endpoints.first().map(|it| it.address.clone());
+            (monitor.name.clone(), address, monitor.module.name.clone())
         };
         if discovered(&it) && !seen.insert(key(&it)) {
             it.warn("", "this target is listed before: it is probed once".to_owned(), report);
@@ -188,7 +189,7 @@ fn groups(placed: &[Placed], report: &mut Report) {
             members: 0,
             min_up: membership.min_up,
         });
-        group.members += it.monitor.ports.len();
+        group.members += it.monitor.endpoints.len();
         if membership.min_up != group.min_up {
             let message = format!(
                 "group `{}` needs {} up in line {} of {}: write the same `min_up` everywhere",
@@ -221,16 +222,15 @@ fn groups(placed: &[Placed], report: &mut Report) {
 }
 
 fn targets(placed: &[Placed], report: &mut Report) {
-    let mut seen: HashMap<(&Host, u16, &str), usize> = HashMap::new();
+    let mut seen: HashMap<(&Address, &str), usize> = HashMap::new();
     for (index, it) in placed.iter().enumerate() {
         let monitor = &it.monitor;
-        for port in &monitor.ports {
-            let key = (&monitor.host, port.number, &*monitor.module.name);
+        for Endpoint { address, .. } in &monitor.endpoints {
+            let key = (address, &*monitor.module.name);
             let first = *seen.entry(key).or_insert(index);
             if first != index {
                 let message = format!(
-                    "`{}` is probed by monitor `{}` too, with the same module",
-                    Address { host: monitor.host.clone(), port: port.number },
+                    "`{address}` is probed by monitor `{}` too, with the same module",
                     excerpt(&placed[first].monitor.name)
                 );
                 it.warn("host", message, report);
@@ -264,11 +264,10 @@ fn times(it: &Placed, report: &mut Report) {
 
 fn presets(it: &Placed, report: &mut Report) {
     let module = &*it.monitor.module.name;
-    for port in &it.monitor.ports {
-        let here = || PRESETS.iter().filter(|(_, ports)| ports.contains(&port.number));
+    for Endpoint { address: Address { port: number, .. }, .. } in &it.monitor.endpoints {
+        let here = || PRESETS.iter().filter(|(_, ports)| ports.contains(number));
         let Some((owner, _)) = here().next() else { continue };
         let known = PRESETS.iter().any(|(name, _)| *name == module);
-        let number = port.number;
         let message = if known && here().all(|(name, _)| *name != module) {
             format!("port {number} is usually `{owner}`, not `{module}`: check port and module")
         } else if module == "tls_connect" && !TLS_PRESETS.contains(owner) {

@@ -15,7 +15,8 @@ use crate::config::yaml::{Kind, Node, excerpt};
 use crate::config::{Canary, ModuleEntry, duration};
 use crate::module::Module;
 use crate::monitor::{
-    Addresses, Confirm, MAX_INTERVAL, MAX_RANGE, MIN_INTERVAL, Membership, Monitor, Policy, Port,
+    Addresses, Confirm, Endpoint, MAX_INTERVAL, MAX_RANGE, MIN_INTERVAL, Membership, Monitor,
+    Policy,
 };
 use crate::verdict::Thresholds;
 
@@ -413,6 +414,12 @@ pub(super) fn monitor(
     complete(checked, own, line, place, report, context)
 }
 
+/// A port, perhaps with a name.
+pub(super) struct Port {
+    pub(super) name: Option<Arc<str>>,
+    pub(super) number: u16,
+}
+
 /// What a monitor must bring along, checked.
 pub(super) struct Parts {
     pub(super) name: Arc<str>,
@@ -485,10 +492,13 @@ pub(super) fn complete(
         depends_on: parts.depends_on,
         labels: context.interner.share_labels(labels),
     };
+    let endpoint = |port: Port| Endpoint {
+        address: Address { host: parts.host.clone(), port: port.number },
+        service: port.name,
+    };
     Some(Monitor {
         name: parts.name,
-        host: parts.host,
-        ports: parts.ports.into(),
+        endpoints: parts.ports.into_iter().map(endpoint).collect(),
         policy: context.share_policy(policy),
     })
 }

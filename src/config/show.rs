@@ -13,7 +13,7 @@ use crate::config::{Config, ModuleEntry, duration};
 use crate::guard::{Access, Rule, Rules};
 use crate::module::pattern::Pattern;
 use crate::module::{Expect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings};
-use crate::monitor::{Monitor, Port};
+use crate::monitor::{Endpoint, Monitor};
 
 /// Stands for what only the file may hold.
 const SECRET: &str = "<secret>";
@@ -321,8 +321,8 @@ impl<'c> MonitorText<'c> {
         let confirm = &monitor.confirm;
         Self {
             name: &monitor.name,
-            host: monitor.host.to_string(),
-            ports: PortsText::of(&monitor.ports),
+            host: monitor.endpoints.first().map_or(String::new(), |it| it.address.host.to_string()),
+            ports: PortsText::of(&monitor.endpoints),
             module: &monitor.module.name,
             interval: duration::prometheus(monitor.interval),
             timeout: duration::prometheus(monitor.timeout),
@@ -364,25 +364,26 @@ enum PortText {
 }
 
 impl<'c> PortsText<'c> {
-    fn of(ports: &'c [Port]) -> Self {
-        if let [Port { name: None, number }] = ports {
-            return Self::One(*number);
+    fn of(endpoints: &'c [Endpoint]) -> Self {
+        if let [Endpoint { service: None, address }] = endpoints {
+            return Self::One(address.port);
         }
-        let runs = ports.chunk_by(|one, two| {
-            one.name == two.name && one.number.checked_add(1) == Some(two.number)
+        let runs = endpoints.chunk_by(|one, two| {
+            one.service == two.service && one.address.port.checked_add(1) == Some(two.address.port)
         });
         let runs: Vec<(Option<&str>, PortText)> = runs
             .filter_map(|run| {
-                let (first, last) = (run.first()?, run.last()?);
-                let text = if first.number == last.number {
-                    PortText::Number(first.number)
+                let service = run.first()?.service.as_deref();
+                let (first, last) = (run.first()?.address.port, run.last()?.address.port);
+                let text = if first == last {
+                    PortText::Number(first)
                 } else {
-                    PortText::Range(format!("{}-{}", first.number, last.number))
+                    PortText::Range(format!("{first}-{last}"))
                 };
-                Some((first.name.as_deref(), text))
+                Some((service, text))
             })
             .collect();
-        if ports.iter().all(|it| it.name.is_some()) {
+        if endpoints.iter().all(|it| it.service.is_some()) {
             Self::Named(runs.into_iter().filter_map(|(name, it)| Some((name?, it))).collect())
         } else {
             Self::List(runs.into_iter().map(|(_, it)| it).collect())

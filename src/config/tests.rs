@@ -593,7 +593,7 @@ fn targets_of_prometheus_become_monitors() {
     );
     assert_eq!(lines, "");
     let monitors = config.unwrap().monitors;
-    assert_eq!(monitors[0].host.to_string(), "real.example.com");
+    assert_eq!(monitors[0].endpoints[0].address.host.to_string(), "real.example.com");
     assert_eq!(&*monitors[0].name, "shown");
     assert_eq!(monitors[0].interval, Duration::from_secs(120));
     assert_eq!(&*monitors[1].name, "own.example.com:7");
@@ -751,11 +751,12 @@ fn ports_in_all_their_forms() {
         ("ports: [65535]", vec![65535]),
     ] {
         let config = accept(&format!("monitors: [{{host: a, {text}}}]"));
-        let ports: Vec<u16> = config.monitors[0].ports.iter().map(|it| it.number).collect();
+        let ports: Vec<u16> =
+            config.monitors[0].endpoints.iter().map(|it| it.address.port).collect();
         assert_eq!(ports, numbers, "{text}");
     }
     let config = accept("monitors: [{host: a, ports: [1-1024]}]");
-    assert_eq!(config.monitors[0].ports.len(), 1024);
+    assert_eq!(config.monitors[0].endpoints.len(), 1024);
 }
 
 /// Reads a text as [`Config::load`] would, without a file; whatever it is, nothing may panic.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::http::request::Query;
-use crate::monitor::{Monitor, Shard, Target};
+use crate::monitor::{Endpoint, Monitor, Shard, Target};
 use crate::outcome::Outcome;
 use crate::store::{LastProbe, Moment, Row, Snapshot, Span};
 
@@ -49,7 +49,7 @@ pub fn targets(rows: &Snapshot, wanted: &Wanted, out: &mut dyn io::Write) -> io:
 }
 
 fn target(row: &Row) -> Value {
-    let Target { monitor, address, .. } = &row.target;
+    let (monitor, address) = (&row.target.monitor, &row.target.address);
     let state = row.state().clone();
     let history: Vec<&str> = state.strip.outcomes().map(|it| Outcome::NAMES[it]).collect();
     let addresses: Vec<Value> = state
@@ -94,7 +94,8 @@ fn last(last: &LastProbe) -> Value {
 
 /// What the info series of a target says too.
 fn labels(target: &Target) -> Map<String, Value> {
-    let Target { monitor, address, service } = target;
+    let Endpoint { address, service } = &**target;
+    let monitor = &target.monitor;
     let mut labels: Map<String, Value> =
         monitor.labels.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
     let mut add = |name: &str, value: Option<String>| {

@@ -104,7 +104,8 @@ pub(super) fn permitted(ip: IpAddr, module: &Module) -> Result<IpAddr, Trouble> 
 /// what is judged is what is probed.
 pub(super) fn scoped(peer: SocketAddr, host: &Host) -> Result<SocketAddr, Trouble> {
     let mut peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    if let (SocketAddr::V6(peer), Host::Ip(_, Some(zone))) = (&mut peer, host) {
+    if let (SocketAddr::V6(peer), Host::Zoned(zoned)) = (&mut peer, host) {
+        let zone = &zoned.1;
         let index = zone
             .parse()
             .or_else(|_| nix::net::if_::if_nametoindex(&**zone))
@@ -134,7 +135,8 @@ impl Resolvers {
         deadline: Deadline,
     ) -> Result<Vec<IpAddr>, Trouble> {
         match host {
-            Host::Ip(ip, _) => Ok(vec![permitted(*ip, module)?]),
+            Host::Ip(ip) => Ok(vec![permitted(*ip, module)?]),
+            Host::Zoned(zoned) => Ok(vec![permitted(zoned.0.into(), module)?]),
             Host::Name(name) => self.lookup(name, module, deadline, true).await,
         }
     }

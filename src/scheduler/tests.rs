@@ -178,7 +178,7 @@ async fn the_cadence_is_fixed_and_does_not_depend_on_how_long_probes_take() {
 /// taken from it by starting the next one early.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_ends_just_in_time_is_never_in_the_way_of_the_next() {
-    let takes = seconds(10) - Duration::from_millis(20);
+    let takes = Duration::from_millis(9_980);
     let script = move |target: &Target, _| {
         let long = target.monitor.interval == seconds(10);
         if long { (TIMED_OUT, takes) } else { (Outcome::Success, Duration::ZERO) }
