@@ -72,7 +72,7 @@ pub(super) async fn connect(
     {
         return Ok(Connection { link: Link::Bare(socket), kernel: Some(info.view()) });
     }
-    let stream = watch(socket).map_err(|trouble| Failed { trouble, icmp: None, kernel: None })?;
+    let stream = watch(socket)?;
     loop {
         let woken = deadline.cap(stream.writable()).await;
         // The kernel's word counts, not the timer's: a process stopped past the deadline finds
@@ -136,8 +136,14 @@ pub(super) fn watch(socket: Socket) -> Result<TcpStream, Trouble> {
     TcpStream::from_std(socket.into()).map_err(|err| local(&err).trouble)
 }
 
+impl From<Trouble> for Failed {
+    fn from(trouble: Trouble) -> Self {
+        Self { trouble, icmp: None, kernel: None }
+    }
+}
+
 fn failed(reason: Reason, errno: Option<i32>, detail: String) -> Failed {
-    Failed { trouble: Trouble { reason, errno, detail }, icmp: None, kernel: None }
+    Trouble { reason, errno, detail }.into()
 }
 
 /// What a system call says at once comes from this machine.
