@@ -195,7 +195,7 @@ fn prometheus_and_alertmanager_take_their_files() {
     }
 }
 
-/// The image cannot be built without a registry; what its file names can be looked up.
+/// Base images come from a registry, which a test must not need: what the file names is looked up.
 #[test]
 fn the_image_copies_what_exists_and_checks_its_health() {
     let text = read("Dockerfile");
