@@ -7,8 +7,9 @@
 //! A target is due at the moments whose wall-clock time leaves the remainder `hash(target)` when
 //! divided by its interval: spread evenly, the same after a restart, free of drift. Between two
 //! such moments it is probed again while its verdict is in doubt, and once soon after it was
-//! added, so that a long interval does not leave it unknown for long. A run may start with one
-//! that is due, up to a 250th of its interval early.
+//! added, so that a long interval does not leave it unknown for long. A run may be started together
+//! with one that is due, up to a 250th of its interval early, and from then on keeps that lead: two
+//! starts are never further apart than the interval.
 //!
 //! Whatever is late is late by our own fault: it is measured, and never charged to the target.
 
@@ -37,10 +38,11 @@ pub mod probing;
 const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(30);
 /// Starts between two looks at the sockets: many would make the first of them wait for the last.
 const BATCH: usize = 32;
-/// Runs that one waking may start before they are due, and how early at most: a processor that was
-/// asleep is slow for the first of them and not for the next.
+/// Runs that one waking may start before they are due: a processor that was asleep is slow for the
+/// first of them and not for the next.
 const EARLY: usize = 7;
-const MAX_SLACK: Duration = Duration::from_millis(250);
+/// How early at most, in milliseconds; and no more than a 250th of the interval.
+const MAX_LEAD: u8 = 250;
 /// How long running probes may go on after the end was asked for.
 const LAST_PROBES_WITHIN: Duration = Duration::from_secs(10);
 
@@ -146,14 +148,24 @@ enum Run {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Tick(u64);
 
+impl Tick {
+    /// Whole milliseconds since `earlier`; 0 if it was later.
+    const fn millis_after(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0) / 1_000_000
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     row: Arc<Row>,
     counters: Arc<ModuleCounters>,
     /// Tells the tenants of a place apart, so that what was meant for one that is gone is noticed.
     tenant: u32,
-    /// Its next moment of the fixed cadence; only a regular run due at it is meant.
+    /// When its next regular run is due; only one due at it is meant.
     next_regular: Tick,
+    /// Milliseconds by which that is before its moment, for it once was started together with
+    /// another: two starts are never further apart than the interval.
+    lead: u8,
     /// The run that was started or waits for a free place.
     current: Option<Run>,
 }
@@ -276,7 +288,7 @@ impl<P> Scheduler<P> {
         {
             entry.row = Arc::clone(&row);
             if rescheduled {
-                entry.next_regular = next_regular;
+                (entry.next_regular, entry.lead) = (next_regular, 0);
                 let slot = Slot { index, tenant: entry.tenant };
                 self.due.push(Reverse((entry.next_regular, slot, Run::Regular)));
             }
@@ -291,7 +303,8 @@ impl<P> Scheduler<P> {
         let first = self.tick(clock.now + remainder(target.hash(), FIRST_PROBE_WITHIN));
         self.tenants = self.tenants.wrapping_add(1);
         let tenant = self.tenants;
-        let entry = Entry { row: Arc::clone(row), counters, tenant, next_regular, current: None };
+        let row = Arc::clone(row);
+        let entry = Entry { row, counters, tenant, next_regular, lead: 0, current: None };
         let index = if let Some(index) = self.free.pop() {
             self.entries[index as usize] = Some(entry);
             index
@@ -332,7 +345,7 @@ impl<P> Scheduler<P> {
         let mut early = 0;
         while let Some(&Reverse((at, slot, run))) = self.due.peek() {
             if at > now {
-                if early == EARLY || at > self.latest(now, slot, run) {
+                if early == EARLY || !self.may_start_early(at, slot, run, now) {
                     break;
                 }
                 early += 1;
@@ -342,16 +355,13 @@ impl<P> Scheduler<P> {
         }
     }
 
-    /// Until when a run must be due to be started now: a 250th of its interval early, unless the
-    /// target's last run may use that time.
-    fn latest(&mut self, now: Tick, slot: Slot, run: Run) -> Tick {
-        let slack = match (run, self.entry(slot)) {
-            (Run::Regular | Run::First, Some(entry)) if entry.current.is_none() => {
-                (entry.row.target.monitor.interval / 250).min(MAX_SLACK)
-            }
-            _ => Duration::ZERO,
-        };
-        Tick(now.0.saturating_add(u64::try_from(slack.as_nanos()).unwrap_or(0)))
+    /// Whether a run that is due at `at` may start `now`, unless the target's last run may use that
+    /// time.
+    fn may_start_early(&mut self, at: Tick, slot: Slot, run: Run, now: Tick) -> bool {
+        let Some(entry) = self.entry(slot).filter(|it| it.current.is_none()) else { return false };
+        let bound = entry.row.target.monitor.interval.as_millis() / 250;
+        let lead = u128::from(entry.lead) + u128::from(at.millis_after(now));
+        run == Run::Regular && lead <= bound.min(MAX_LEAD.into())
     }
 
     fn collect(&mut self, at: Tick, slot: Slot, run: Run, now: Tick) {
@@ -368,7 +378,9 @@ impl<P> Scheduler<P> {
                 let interval = entry.row.target.monitor.interval.as_nanos();
                 let interval = u64::try_from(interval).unwrap_or(u64::MAX).max(1);
                 let missed = now.0.saturating_sub(at.0) / interval;
-                entry.next_regular = Tick(at.0 + interval * (missed + 1));
+                let early = at.millis_after(now);
+                entry.lead = entry.lead.saturating_add(u8::try_from(early).unwrap_or(0));
+                entry.next_regular = Tick(at.0 + interval * (missed + 1) - early * 1_000_000);
                 skipped += missed;
                 next = Some(entry.next_regular);
             }
