@@ -105,10 +105,18 @@ impl Host {
     /// The literal address, if it is one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
+        self.literal().ok()
+    }
+
+    /// The literal address, without its zone.
+    ///
+    /// # Errors
+    /// It is none, but this name.
+    pub fn literal(&self) -> Result<IpAddr, &str> {
         match self {
-            Self::Ip(ip) => Some(*ip),
-            Self::Zoned(zoned) => Some(zoned.0.into()),
-            Self::Name(_) => None,
+            Self::Ip(ip) => Ok(*ip),
+            Self::Zoned(zoned) => Ok(zoned.0.into()),
+            Self::Name(name) => Err(name),
         }
     }
 }

@@ -134,10 +134,9 @@ impl Rule {
         (first..=last).contains(&port)
             && match (&self.scope, host) {
                 (Scope::Any | Scope::Network(_), _) => true,
-                (Scope::Name(pieces), Host::Name(name)) => {
-                    matches_pieces(pieces, name.trim_end_matches('.'))
-                }
-                (Scope::Name(_), Host::Ip(_) | Host::Zoned(_)) => false,
+                (Scope::Name(pieces), host) => host
+                    .literal()
+                    .is_err_and(|name| matches_pieces(pieces, name.trim_end_matches('.'))),
             }
     }
 
@@ -194,11 +193,10 @@ impl Scope {
             return Err(format!("`{text}` looks like a port: write `:{text}`"));
         }
         if !text.contains('*') {
-            return match Host::parse(text)? {
-                Host::Ip(ip) => Ok(Self::Network(unmapped(IpNet::from(ip)))),
-                Host::Zoned(zoned) => Ok(Self::Network(unmapped(IpAddr::V6(zoned.0).into()))),
-                Host::Name(name) => Ok(Self::Name(vec![name.trim_end_matches('.').into()])),
-            };
+            return Ok(match Host::parse(text)?.literal() {
+                Ok(ip) => Self::Network(unmapped(IpNet::from(ip))),
+                Err(name) => Self::Name(vec![name.trim_end_matches('.').into()]),
+            });
         }
         let plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '*' | '-' | '_' | '.');
         if !text.chars().all(plain) {

@@ -177,10 +177,9 @@ impl Prober {
             return Err(Trouble::new(Reason::Timeout, "the timeout is zero"));
         }
         let Address { host, port } = probe.address;
-        let ip = match host {
-            Host::Ip(ip) => resolve::permitted(*ip, probe.module)?,
-            Host::Zoned(zoned) => resolve::permitted(zoned.0.into(), probe.module)?,
-            Host::Name(name) => {
+        let ip = match host.literal() {
+            Ok(ip) => resolve::permitted(ip, probe.module)?,
+            Err(name) => {
                 journal.note(Level::Debug, || format!("resolving `{name}`"));
                 let first = self.resolvers.first(name, probe.module, deadline);
                 // Boxed: the futures of a lookup are large, and most probes wait in connect.

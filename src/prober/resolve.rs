@@ -134,10 +134,9 @@ impl Resolvers {
         module: &Module,
         deadline: Deadline,
     ) -> Result<Vec<IpAddr>, Trouble> {
-        match host {
-            Host::Ip(ip) => Ok(vec![permitted(*ip, module)?]),
-            Host::Zoned(zoned) => Ok(vec![permitted(zoned.0.into(), module)?]),
-            Host::Name(name) => self.lookup(name, module, deadline, true).await,
+        match host.literal() {
+            Ok(ip) => Ok(vec![permitted(ip, module)?]),
+            Err(name) => self.lookup(name, module, deadline, true).await,
         }
     }
 

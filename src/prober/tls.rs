@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +24,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::address::Host;
 use crate::module::{PemSource, TlsSettings, TlsVersion};
 use crate::outcome::{Reason, TlsFinding};
 use crate::prober::deadline::{Deadline, Elapsed};
@@ -324,12 +322,9 @@ fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVers
 fn server_name_of(probe: &Probe<'_>) -> Result<ServerName<'static>, Trouble> {
     let configured = probe.module.tls_settings.server_name.as_deref();
     let named = configured.into_iter().chain(probe.hostname).find(|it| !it.is_empty());
-    let address = |ip: IpAddr| Ok(ServerName::IpAddress(ip.to_canonical().into()));
-    let text = match (named, &probe.address.host) {
-        (Some(name), _) => name,
-        (None, Host::Ip(ip)) => return address(*ip),
-        (None, Host::Zoned(zoned)) => return address(zoned.0.into()),
-        (None, Host::Name(name)) => name,
+    let text = match (named, probe.address.host.literal()) {
+        (Some(name), _) | (None, Err(name)) => name,
+        (None, Ok(ip)) => return Ok(ServerName::IpAddress(ip.to_canonical().into())),
     };
     let text = text.strip_suffix('.').unwrap_or(text);
     ServerName::try_from(text.to_owned())
