@@ -10,11 +10,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use crate::exposition::page::{Kind, Labels, Page, label};
-use crate::monitor::Monitor;
+use crate::exposition::page::{Kind, Labels, Page, Value, label};
 use crate::outcome::Outcome;
 use crate::store::{Moment, Row, Snapshot, State, Store};
-use crate::verdict::Verdict;
+use crate::verdict::{Pace, Verdict};
 
 /// Labels that the exporter sets itself, which monitors cannot.
 pub const BUILT_IN_LABELS: [&str; 9] =
@@ -145,29 +144,36 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
 fn while_true(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
     let name = "tcp_monitor_stale";
     let help = "1 while the verdict is unknown or must not be relied on, absent otherwise.";
-    marks(rows, page, (name, help), |monitor, state| state.is_stale(monitor.interval, now))?;
-    let is_down = |state: &State| state.judgement.verdict() == Verdict::Down;
+    gauge(rows, page, name, help, |row| {
+        row.state().is_stale(row.target.monitor.interval, now).then_some(true)
+    })?;
+    // Down is worse than slow.
+    let while_it_answers = |row: &Row, holds: fn(Pace) -> bool| {
+        let state = row.state();
+        (holds(state.pace) && state.judgement.verdict() != Verdict::Down).then_some(true)
+    };
     let name = "tcp_monitor_slow";
     let help = "1 while most of the last five successful probes took longer than slow, absent \
                 otherwise and while down.";
-    marks(rows, page, (name, help), |_, state| state.pace.is_slow() && !is_down(state))?;
+    gauge(rows, page, name, help, |row| while_it_answers(row, Pace::is_slow))?;
     let name = "tcp_monitor_near_timeout";
     let help = "1 while most of the last five successful probes took more than half of the \
                 timeout, absent otherwise and while down.";
-    marks(rows, page, (name, help), |_, state| state.pace.is_near_timeout() && !is_down(state))
+    gauge(rows, page, name, help, |row| while_it_answers(row, Pace::is_near_timeout))
 }
 
-/// A family with a 1 for each row of which `holds` is true, and nothing for the others.
-fn marks(
+/// One gauge, for the rows that have a value.
+fn gauge<V: Value>(
     rows: &Snapshot,
     page: &mut Page<'_>,
-    (name, help): (&'static str, &'static str),
-    holds: impl Fn(&Monitor, &State) -> bool,
+    name: &str,
+    help: &str,
+    value: impl Fn(&Row) -> Option<V>,
 ) -> io::Result<()> {
     page.family(name, Kind::Gauge, help)?;
     for row in rows.iter() {
-        if holds(&row.target.monitor, &row.state()) {
-            page.sample(name, &labels(row), true);
+        if let Some(value) = value(row) {
+            page.sample(name, &labels(row), value);
             page.flush_if_full()?;
         }
     }
@@ -231,37 +237,19 @@ impl Labels for Joined<'_> {
     }
 }
 
-/// One gauge of a monitor's policy, where it has one.
-fn policy_gauge<V: crate::exposition::page::Value>(
-    rows: &Snapshot,
-    page: &mut Page<'_>,
-    name: &str,
-    help: &str,
-    value: impl Fn(&Monitor) -> Option<V>,
-) -> io::Result<()> {
-    page.family(name, Kind::Gauge, help)?;
-    for row in rows.iter() {
-        if let Some(value) = value(&row.target.monitor) {
-            page.sample(name, &labels(row), value);
-            page.flush_if_full()?;
-        }
-    }
-    Ok(())
-}
-
 fn policy(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
     let (name, help) = ("tcp_monitor_interval_seconds", "Time between two scheduled probes.");
-    policy_gauge(rows, page, name, help, |it| Some(it.interval))?;
+    gauge(rows, page, name, help, |it| Some(it.target.monitor.interval))?;
     let (name, help) = ("tcp_monitor_timeout_seconds", "Bound of one probe.");
-    policy_gauge(rows, page, name, help, |it| Some(it.timeout))?;
+    gauge(rows, page, name, help, |it| Some(it.target.monitor.timeout))?;
     let (name, help) = ("tcp_monitor_slow_seconds", "Successes slower than this are slow.");
-    policy_gauge(rows, page, name, help, |it| it.slow)?;
+    gauge(rows, page, name, help, |it| it.target.monitor.slow)?;
     let (name, help) = ("tcp_monitor_confirm_failures", "Failures in a row that take it down.");
-    policy_gauge(rows, page, name, help, |it| Some(it.confirm.thresholds.failures.get()))?;
+    gauge(rows, page, name, help, |it| Some(it.target.monitor.confirm.thresholds.failures.get()))?;
     let (name, help) = ("tcp_monitor_required_regions", "Regions that must hold it down.");
-    policy_gauge(rows, page, name, help, |it| Some(it.confirm.regions.get()))?;
+    gauge(rows, page, name, help, |it| Some(it.target.monitor.confirm.regions.get()))?;
     let (name, help) = ("tcp_monitor_slo_objective_ratio", "Objective of availability.");
-    policy_gauge(rows, page, name, help, |it| it.slo)?;
+    gauge(rows, page, name, help, |it| it.target.monitor.slo)?;
 
     let groups: BTreeMap<_, _> = rows
         .iter()
