@@ -33,7 +33,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("schedule", &["config", "guard", "monitor", "prober", "scheduler", "store", "telemetry"]),
     // The surface.
-    ("exposition", &["monitor", "outcome", "store", "telemetry", "verdict"]),
+    ("exposition", &["outcome", "store", "telemetry", "verdict"]),
     (
         "http",
         &[
