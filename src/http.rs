@@ -15,6 +15,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use crate::canaries::Canaries;
 use crate::config::{Config, ModuleEntry};
 use crate::exposition::own::Own;
 use crate::exposition::{self, Format};
@@ -28,8 +29,8 @@ use crate::http::web::Web;
 use crate::live::Live;
 use crate::monitor::Shard;
 use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::prober::Probe;
 use crate::prober::journal::{Journal, Level};
-use crate::prober::{Probe, Prober};
 use crate::store::{Moment, Store};
 use crate::telemetry::Telemetry;
 
@@ -60,8 +61,8 @@ const PATH: &AsciiSet =
 pub struct App {
     /// The configuration in force.
     pub live: Arc<Live>,
-    /// Carries out probes.
-    pub prober: Arc<Prober>,
+    /// Carry out probes on demand, and say whether this region is cut off.
+    pub canaries: Arc<Canaries>,
     /// What is known of every monitor.
     pub store: Arc<Store>,
     /// What the exporter counts about itself.
@@ -235,7 +236,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
                 timeout: request.timeout,
                 access: &config.access,
             };
-            app.prober.probe(probe, &mut journal).await
+            app.canaries.probe(probe, &mut journal).await
         }
         Err(error) => invalid_target(error, request.timeout, &mut journal),
     };
@@ -346,7 +347,7 @@ fn index(app: &App, query: &Query) -> Response<Body> {
             recent: &app.history.entries(),
             modules: &modules,
             wanted: Wanted::parse(query),
-            isolated: app.telemetry.isolated.load(Relaxed),
+            isolated: app.canaries.all_fail(),
             now: Timestamp::now(),
         }),
         &pages::policy(),

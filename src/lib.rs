@@ -13,12 +13,13 @@
 //! On scrape, without memory:
 //!
 //! ```text
-//! http ─▶ request ─▶ prober (guard) ─▶ exposition ─▶ http
+//! http ─▶ request ─▶ prober (guard, canaries) ─▶ exposition ─▶ http
 //! ```
 //!
 //! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `verdict`, `guard`);
-//! the edges (`config`, `live`, `prober`); memory and motion (`store`, `scheduler`, `telemetry`);
-//! the surface (`exposition`, `http`); the process (`cli`, `settings`, `limits`, `log`).
+//! the edges (`config`, `live`, `prober`, `canaries`); memory and motion (`store`, `scheduler`,
+//! `telemetry`); the surface (`exposition`, `http`); the process (`cli`, `settings`, `limits`,
+//! `log`).
 //!
 //! # Invariants
 //!
@@ -40,6 +41,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::canaries::Canaries;
 use crate::config::Config;
 use crate::exposition::own::Own;
 use crate::http::App;
@@ -56,6 +58,7 @@ use crate::store::Store;
 use crate::telemetry::Telemetry;
 
 pub mod address;
+pub mod canaries;
 pub mod cli;
 pub mod config;
 pub mod exposition;
@@ -92,11 +95,14 @@ pub async fn run(
     let live = Arc::new(Live::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
     let own: io::Result<Box<[_]>> = listeners.iter().map(TcpListener::local_addr).collect();
     let prober = Arc::new(Prober::beside(own?, limits.lingering));
+    let canaries =
+        Arc::new(Canaries::new(Arc::clone(&prober), Arc::clone(&live), Arc::clone(&telemetry)));
     let store = Arc::new(Store::default());
     let schedule = Schedule::start(
         Arc::clone(&store),
         Arc::clone(&telemetry),
         Arc::clone(&prober),
+        Arc::clone(&canaries),
         live.subscribe(),
         settings.shard,
         limits.scheduled,
@@ -111,7 +117,7 @@ pub async fn run(
     let app = Arc::new(App {
         web: Arc::clone(&web),
         live: Arc::clone(&live),
-        prober: Arc::clone(&prober),
+        canaries: Arc::clone(&canaries),
         store,
         telemetry,
         shard: settings.shard,
@@ -128,6 +134,7 @@ pub async fn run(
 
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&web).watch());
+    background.spawn(canaries.watch());
     background.spawn(reload_on_hangup(Arc::clone(&live))?);
     if let Some(interval) = settings.auto_reload {
         background.spawn(reload_on_change(Arc::clone(&live), interval));

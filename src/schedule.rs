@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::canaries::Canaries;
 use crate::config::Config;
-use crate::guard::Access;
 use crate::monitor::{Monitor, Shard};
 use crate::prober::Prober;
 use crate::scheduler::probing::Network;
@@ -35,6 +35,7 @@ impl Schedule {
         store: Arc<Store>,
         telemetry: Arc<Telemetry>,
         prober: Arc<Prober>,
+        canaries: Arc<Canaries>,
         configs: watch::Receiver<Arc<Config>>,
         shard: Shard,
         limit: usize,
@@ -43,17 +44,16 @@ impl Schedule {
         let (stop, stopped) = oneshot::channel();
         let (tell, scheduled) = watch::channel(false);
         let (plans, planned) = mpsc::channel(1);
-        let draft = Draft { prober, telemetry: Arc::clone(&telemetry), shard };
-        let mut feed = Feed { draft: Arc::new(draft), configs, plans, tell };
+        let mut feed = Feed { shard, configs, plans, tell };
         // On the thread that read the configuration: the rows fill the memory that reading it
         // left behind.
-        let first = feed.draft.plan(&feed.configs.borrow_and_update());
+        let first = plan(&feed.configs.borrow_and_update(), shard);
         let thread = thread::Builder::new().name("schedule".to_owned()).spawn(move || {
-            let prober = Arc::clone(&feed.draft.prober);
+            let network = Arc::new(Network::new(Arc::clone(&prober), canaries));
             // Tasks, since the future that a runtime blocks on wakes itself through the kernel.
             runtime.spawn(async move { prober.tend().await });
             runtime.spawn(feed.run(first, stopped));
-            let running = runtime.spawn(scheduler::run(store, telemetry, limit, planned));
+            let running = runtime.spawn(scheduler::run(store, telemetry, network, limit, planned));
             // It ends by itself, or by a panic that has been told.
             let _ = runtime.block_on(running);
         })?;
@@ -75,46 +75,31 @@ impl Schedule {
     }
 }
 
-/// Turns configurations into plans.
-struct Draft {
-    prober: Arc<Prober>,
-    telemetry: Arc<Telemetry>,
-    shard: Shard,
-}
-
-impl Draft {
-    fn plan(&self, config: &Config) -> Plan<Network> {
-        let targets = config.monitors.iter().flat_map(Monitor::targets);
-        Plan {
-            rows: targets.filter(|it| self.shard.holds(it)).map(Store::row).collect(),
-            bounds: Arc::clone(&config.buckets),
-            probing: Arc::new(Network::new(
-                Arc::clone(&self.prober),
-                // The configuration itself names these targets.
-                Arc::new(Access::unrestricted()),
-                config.canaries.clone(),
-                Arc::clone(&self.telemetry),
-            )),
-            scheduled: None,
-        }
+/// What a configuration wants watched.
+fn plan(config: &Config, shard: Shard) -> Plan {
+    let targets = config.monitors.iter().flat_map(Monitor::targets);
+    Plan {
+        rows: targets.filter(|it| shard.holds(it)).map(Store::row).collect(),
+        bounds: Arc::clone(&config.buckets),
+        scheduled: None,
     }
 }
 
 struct Feed {
-    draft: Arc<Draft>,
+    shard: Shard,
     configs: watch::Receiver<Arc<Config>>,
-    plans: mpsc::Sender<Plan<Network>>,
+    plans: mpsc::Sender<Plan>,
     tell: watch::Sender<bool>,
 }
 
 impl Feed {
     /// Sends a plan for every configuration until told to stop.
-    async fn run(mut self, first: Plan<Network>, mut stop: oneshot::Receiver<()>) {
-        let mut plan = first;
+    async fn run(mut self, first: Plan, mut stop: oneshot::Receiver<()>) {
+        let mut next = first;
         loop {
             let (scheduled, done) = oneshot::channel();
-            plan.scheduled = Some(scheduled);
-            if self.plans.send(plan).await.is_err() {
+            next.scheduled = Some(scheduled);
+            if self.plans.send(next).await.is_err() {
                 return;
             }
             if done.await.is_ok() {
@@ -124,11 +109,10 @@ impl Feed {
                 _ = &mut stop => return,
                 changed = self.configs.changed() => if changed.is_err() { return },
             }
-            let config = Arc::clone(&self.configs.borrow_and_update());
-            let draft = Arc::clone(&self.draft);
+            let (config, shard) = (Arc::clone(&self.configs.borrow_and_update()), self.shard);
             // Not on this thread, whose probes must not wait for a large plan.
-            match tokio::task::spawn_blocking(move || draft.plan(&config)).await {
-                Ok(next) => plan = next,
+            match tokio::task::spawn_blocking(move || plan(&config, shard)).await {
+                Ok(plan) => next = plan,
                 Err(_) => return,
             }
         }

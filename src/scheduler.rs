@@ -63,30 +63,30 @@ pub trait Probing {
 
 /// What shall be watched from now on.
 #[derive(Debug)]
-pub struct Plan<P> {
+pub struct Plan {
     /// A row for every target, of which nothing is known yet. Identities, monitor name and
     /// address, are unique.
     pub rows: Vec<Arc<Row>>,
     /// Upper bounds of the duration histograms in seconds, ascending.
     pub bounds: Arc<[f64]>,
-    /// Who looks.
-    pub probing: Arc<P>,
     /// Told once every target's first probe is scheduled.
     pub scheduled: Option<oneshot::Sender<()>>,
 }
 
-/// Watches the targets of the plans that arrive, until their channel is closed.
+/// Watches the targets of the plans that arrive with the eyes of `probing`, until their channel is
+/// closed.
 ///
 /// `limit` bounds the probes in flight. Targets that last timed out may take three quarters of
 /// it, so that a fleet of black holes never delays a healthy target.
 pub async fn run<P: Probing>(
     store: Arc<Store>,
     telemetry: Arc<Telemetry>,
+    probing: Arc<P>,
     limit: usize,
-    mut plans: mpsc::Receiver<Plan<P>>,
+    mut plans: mpsc::Receiver<Plan>,
 ) {
     let Some(first) = plans.recv().await else { return };
-    let mut scheduler = Scheduler::new(store, telemetry, limit, Arc::clone(&first.probing));
+    let mut scheduler = Scheduler::new(store, telemetry, limit);
     let mut in_flight = FuturesUnordered::new();
     scheduler.load(first);
 
@@ -115,7 +115,7 @@ pub async fn run<P: Probing>(
         }
         for _ in 0..BATCH {
             let Some((started, row)) = scheduler.start_next() else { break };
-            let probing = Arc::clone(&scheduler.probing);
+            let probing = Arc::clone(&probing);
             in_flight.push(async move { (started, probing.probe(&row.target).await) });
         }
     }
@@ -197,10 +197,9 @@ struct Started {
     counters: Arc<ModuleCounters>,
 }
 
-struct Scheduler<P> {
+struct Scheduler {
     store: Arc<Store>,
     telemetry: Arc<Telemetry>,
-    probing: Arc<P>,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     tenants: u32,
@@ -216,12 +215,11 @@ struct Scheduler<P> {
     suspects_in_flight: usize,
 }
 
-impl<P> Scheduler<P> {
-    fn new(store: Arc<Store>, telemetry: Arc<Telemetry>, limit: usize, probing: Arc<P>) -> Self {
+impl Scheduler {
+    fn new(store: Arc<Store>, telemetry: Arc<Telemetry>, limit: usize) -> Self {
         Self {
             store,
             telemetry,
-            probing,
             entries: Vec::new(),
             free: Vec::new(),
             tenants: 0,
@@ -236,8 +234,7 @@ impl<P> Scheduler<P> {
     }
 
     /// Takes over a plan: what is probed as before keeps its state, its streaks and its phase.
-    fn load(&mut self, plan: Plan<P>) {
-        self.probing = plan.probing;
+    fn load(&mut self, plan: Plan) {
         let old: Vec<Option<Arc<Row>>> =
             self.entries.iter().map(|it| it.as_ref().map(|it| Arc::clone(&it.row))).collect();
         let places: HashMap<(&str, &Address), (usize, &Arc<Row>)> = old

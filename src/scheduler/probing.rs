@@ -1,18 +1,14 @@
-//! Looks at targets through the real network: one address or all of them, and, where a canary
-//! list says when this region is cut off, the canaries at the moment of a failure.
+//! Looks at targets through the real network: one address or all of them, and the canaries at the
+//! moment of a failure.
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::warn;
 
-use crate::config::Canary;
+use crate::canaries::Canaries;
 use crate::guard::Access;
 use crate::monitor::{Addresses, Target};
 use crate::outcome::{Finding, Outcome, Phase, Reason};
@@ -20,10 +16,7 @@ use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 use crate::scheduler::{Observation, Probing};
 use crate::store::AddressResult;
-use crate::telemetry::Telemetry;
 
-/// Time for one look at the canaries: they are near and quick by definition.
-const CANARY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most addresses of one name that are probed; what a name server sends beyond is left out.
 const MAX_ADDRESSES: usize = 64;
 
@@ -31,32 +24,16 @@ const MAX_ADDRESSES: usize = 64;
 #[derive(Debug)]
 pub struct Network {
     prober: Arc<Prober>,
-    access: Arc<Access>,
-    canaries: Vec<Canary>,
-    telemetry: Arc<Telemetry>,
-    /// The last look at the canaries. Held while one is under way, so that a thousand failures at
-    /// once share one look.
-    isolation: Mutex<Option<Look>>,
-}
-
-/// A look at the canaries: from when to when, and whether all failed.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    begin: Instant,
-    end: Instant,
-    cut_off: bool,
+    canaries: Arc<Canaries>,
+    /// The configuration itself names the targets.
+    access: Access,
 }
 
 impl Network {
-    /// Looks through `prober`, within the access rules.
+    /// Looks through `prober`, and asks `canaries` when a target fails.
     #[must_use]
-    pub fn new(
-        prober: Arc<Prober>,
-        access: Arc<Access>,
-        canaries: Vec<Canary>,
-        telemetry: Arc<Telemetry>,
-    ) -> Self {
-        Self { prober, access, canaries, telemetry, isolation: Mutex::new(None) }
+    pub fn new(prober: Arc<Prober>, canaries: Arc<Canaries>) -> Self {
+        Self { prober, canaries, access: Access::unrestricted() }
     }
 
     fn probe_of<'a>(&'a self, target: &'a Target) -> Probe<'a> {
@@ -103,40 +80,11 @@ impl Network {
         finding.phases.resolve = Some(resolve);
         Observation { finding, addresses }
     }
-
-    /// Whether every canary failed in a look that began after a probe, or while it ran. That one
-    /// succeeded counts only if it was asked afterwards.
-    async fn is_cut_off(&self, probe: Range<Instant>) -> bool {
-        let mut last = self.isolation.lock().await;
-        if let Some(Look { begin, end, cut_off }) = *last
-            && (begin > probe.end || (cut_off && end > probe.start))
-        {
-            return cut_off;
-        }
-        let begin = Instant::now();
-        let looks = self.canaries.iter().map(|canary| async {
-            let probe = Probe {
-                address: &canary.address,
-                module: &canary.module,
-                hostname: None,
-                timeout: CANARY_TIMEOUT,
-                access: &self.access,
-            };
-            self.prober.probe(probe, &mut Journal::off()).await.outcome.is_success()
-        });
-        let cut_off = !join_all(looks).await.contains(&true);
-        if self.telemetry.isolated.swap(cut_off, Relaxed) != cut_off {
-            warn!(cut_off, "every canary fails: this region is cut off, or no longer");
-        }
-        *last = Some(Look { begin, end: Instant::now(), cut_off });
-        cut_off
-    }
 }
 
 impl Probing for Network {
     async fn probe(&self, target: &Target) -> Observation {
-        // A probe that began while the region was cut off proves nothing, even if it ends after.
-        let was_cut_off = self.telemetry.isolated.load(Relaxed);
+        let did_fail = self.canaries.all_fail();
         let mut observation = match target.monitor.addresses {
             Addresses::First => Observation {
                 finding: self.prober.probe(self.probe_of(target), &mut Journal::off()).await,
@@ -146,24 +94,7 @@ impl Probing for Network {
                 Box::pin(self.probe_all(target)).await
             }
         };
-        match observation.finding.outcome {
-            Outcome::Failure(reason, phase) if !self.canaries.is_empty() => {
-                let end = Instant::now();
-                let begin = end.checked_sub(observation.finding.duration).unwrap_or(end);
-                if Box::pin(self.is_cut_off(begin..end)).await || was_cut_off {
-                    let finding = &mut observation.finding;
-                    finding.outcome = Outcome::because(Reason::LocalIsolated, phase);
-                    finding.detail = Some(
-                        format!("every canary fails too; by itself the finding was `{reason}`")
-                            .into(),
-                    );
-                }
-            }
-            Outcome::Success if self.telemetry.isolated.load(Relaxed) => {
-                self.telemetry.isolated.store(false, Relaxed);
-            }
-            Outcome::Success | Outcome::Failure(..) | Outcome::Inconclusive(..) => {}
-        }
+        self.canaries.judge(did_fail, &mut observation.finding).await;
         observation
     }
 }

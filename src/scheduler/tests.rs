@@ -44,7 +44,7 @@ struct Simulation {
     store: Arc<Store>,
     telemetry: Arc<Telemetry>,
     story: Arc<Story>,
-    plans: mpsc::Sender<Plan<Story>>,
+    plans: mpsc::Sender<Plan>,
     limit: usize,
 }
 
@@ -52,7 +52,7 @@ const REFUSED: Outcome = Outcome::because(Reason::Refused, Phase::Connect);
 const TIMED_OUT: Outcome = Outcome::because(Reason::Timeout, Phase::Connect);
 
 impl Simulation {
-    fn new(limit: usize, script: Script) -> (Self, mpsc::Receiver<Plan<Story>>) {
+    fn new(limit: usize, script: Script) -> (Self, mpsc::Receiver<Plan>) {
         let (plans, receiver) = mpsc::channel(4);
         let story = Arc::new(Story { origin: Instant::now(), script, starts: Mutex::default() });
         (Self { store: Arc::default(), telemetry: Arc::default(), story, plans, limit }, receiver)
@@ -63,7 +63,6 @@ impl Simulation {
         let plan = Plan {
             rows: monitors.iter().flat_map(Monitor::targets).map(Store::row).collect(),
             bounds: Arc::new([0.1, 1.0]),
-            probing: Arc::clone(&self.story),
             scheduled: Some(scheduled),
         };
         self.plans.send(plan).await.unwrap();
@@ -71,10 +70,11 @@ impl Simulation {
     }
 
     /// Runs the scheduler until `test` is done.
-    async fn run(&self, receiver: mpsc::Receiver<Plan<Story>>, test: impl Future<Output = ()>) {
+    async fn run(&self, receiver: mpsc::Receiver<Plan>, test: impl Future<Output = ()>) {
         let (store, telemetry) = (Arc::clone(&self.store), Arc::clone(&self.telemetry));
+        let probing = Arc::clone(&self.story);
         tokio::select! {
-            () = run(store, telemetry, self.limit, receiver) => panic!("the scheduler ended"),
+            () = run(store, telemetry, probing, self.limit, receiver) => panic!("the scheduler ended"),
             () = test => {}
         }
     }

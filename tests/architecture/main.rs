@@ -25,19 +25,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["address", "guard", "module", "monitor", "verdict"]),
     ("live", &["config", "telemetry"]),
     ("prober", &["address", "guard", "module", "outcome"]),
+    ("canaries", &["guard", "live", "outcome", "prober", "telemetry"]),
     // Memory and motion.
     ("store", &["monitor", "outcome", "verdict"]),
     (
         "scheduler",
-        &["address", "config", "guard", "monitor", "outcome", "prober", "store", "telemetry"],
+        &["address", "canaries", "guard", "monitor", "outcome", "prober", "store", "telemetry"],
     ),
-    ("schedule", &["config", "guard", "monitor", "prober", "scheduler", "store", "telemetry"]),
+    ("schedule", &["canaries", "config", "monitor", "prober", "scheduler", "store", "telemetry"]),
     // The surface.
     ("exposition", &["outcome", "store", "telemetry", "verdict"]),
     (
         "http",
         &[
             "address",
+            "canaries",
             "config",
             "exposition",
             "live",

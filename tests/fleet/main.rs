@@ -458,7 +458,8 @@ fn every_address_of_a_name_is_probed_where_that_is_asked_for() {
 fn while_every_canary_fails_no_target_is_blamed() {
     let (mut service, mut canary) = (Service::start(), Service::start());
     let config = format!(
-        "defaults: {{interval: 500ms, timeout: 400ms, confirm: {{failures: 2, retry_interval: 200ms}}}}\n\
+        "modules: {{silent: {{prober: tcp, timeout: 2s, tcp: {{query_response: [{{expect: x}}]}}}}}}\n\
+         defaults: {{interval: 500ms, timeout: 400ms, confirm: {{failures: 2, retry_interval: 200ms}}}}\n\
          canaries: [\"127.0.0.1:{}\"]\n\
          monitors:\n  - {{name: m, host: 127.0.0.1, port: {}}}\n",
         canary.address.port(),
@@ -475,13 +476,41 @@ fn while_every_canary_fails_no_target_is_blamed() {
     assert_eq!(reason, Some("local_isolated"));
     assert_eq!(isolated(&cut_off), Some(1.0));
     assert_eq!(up(&cut_off, "m"), Some(1.0));
+    let on_demand = || exporter.get(&format!("/probe?target={}", service.address));
+    let answer = on_demand();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let words = "inconclusive: local_isolated (connect): every canary fails too; \
+                 by itself the finding was `refused`\n";
+    assert_eq!(answer.text(), words);
     // Between the two stops the target alone may have been seen down, once.
     assert!(probes(&cut_off, "m", "failure") < 2.0);
 
-    canary.resume();
+    // A probe that begins while this region is cut off proves nothing, even if it ends after.
+    let silent = Listener::silent();
+    let path = format!("/probe?module=silent&target={}", silent.address());
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| exporter.get(&path));
+        let accepted = || if silent.accepted() > 0 { Ok(()) } else { Err("nobody".into()) };
+        wait_until(LIMIT, accepted);
+        canary.resume();
+        asked.join().expect("no panic")
+    });
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.text().contains("finding was `expect_timeout`"), "{}", answer.text());
+
     let down = wait_for(&exporter, |it| up(it, "m") == Some(0.0));
     assert_eq!(down.label("tcp_monitor_failure_info", "reason"), Some("refused"));
     assert_eq!(isolated(&down), Some(0.0));
+    let blamed = Metrics::parse(&on_demand().text());
+    assert_eq!(blamed.label("probe_failure_info", "reason"), Some("refused"));
+
+    // That a canary answers again is noticed without any failure.
+    canary.stop();
+    assert_eq!(on_demand().status, 503);
+    service.resume();
+    wait_for(&exporter, |it| up(it, "m") == Some(1.0) && isolated(it) == Some(1.0));
+    canary.resume();
+    wait_for(&exporter, |it| isolated(it) == Some(0.0));
     eprintln!("cut off: {} inconclusive, verdict kept", probes(&cut_off, "m", "inconclusive"));
 }
 

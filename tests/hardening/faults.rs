@@ -238,6 +238,7 @@ impl Arena {
         }
         eprintln!("{row} {:?}", ours.why);
         assert_eq!(changed, 0, "{what}: a verdict changed: {}", self.exporter.log());
+        assert_eq!(ours.blamed, 0, "{what}: on demand a target was blamed: {:?}", ours.why);
         rows.push(row);
     }
 }
@@ -467,6 +468,25 @@ fn no_fault_of_ours_changes_a_verdict() {
     let head = "| fault | verdicts changed | failures counted | inconclusive | seen again after | `/probe` blamed the target |";
     let theirs = if compares() { " blackbox_exporter blamed it |" } else { "" };
     eprintln!("\n{head}{theirs}\n{}\n{}", here.join("\n"), beyond.join("\n"));
+}
+
+#[test]
+fn a_target_that_drops_is_blamed_while_a_canary_answers() {
+    if !Netns::available("a_target_that_drops_is_blamed_while_a_canary_answers") {
+        return;
+    }
+    let arena = Arena::new();
+    wait_until(LIMIT, || arena.all_up());
+    let port = arena.ports[0];
+    arena.far.nft(&format!(
+        "table ip f {{ chain input {{ type filter hook input priority 0; tcp dport {port} drop;\n}}; }}"
+    ));
+    let path = format!("/probe?module=m&target={FAR}:{port}");
+    let (status, page) = arena.ask(arena.exporter.address(), &path).expect("an answer");
+    assert_eq!(status, 200, "{page}");
+    let page = Metrics::parse(&page);
+    assert_eq!(page.label("probe_failure_info", "reason"), Some("timeout"));
+    assert_eq!(arena.metrics().value("tcp_probe_exporter_isolated", &[]), Some(0.0));
 }
 
 /// What a fleet of its own went through.
