@@ -347,6 +347,53 @@ fn flapping_pages_twice_at_most() {
     world.wait_value("target:tcp_monitor_down:held", |it| it < 0.5);
 }
 
+/// Planned work is quiet, by a silence and by a window, and what outlasts it is told at its end.
+fn planned_work_is_quiet_until_it_ends() {
+    let window = "labels: {team: dba, maintenance: sunday-night}";
+    let monitors = dba("at-work", "10.10.0.1")
+        + &monitor("in-window", "10.10.0.2", "5001", window)
+        + &dba("orders-db", "10.10.0.3");
+    let world = World::new(&Plan { monitors, ..Plan::default() });
+    let sunday = "weekdays: [sunday]\n        times: [{start_time: '02:00', end_time: '04:00'}]";
+    let weekday = |days: &str| {
+        assert!(world.routes.contains(sunday), "{}", world.routes);
+        world.alertmanager.configure(&world.routes.replace(sunday, days));
+    };
+    weekday("weekdays: ['sunday:saturday']");
+    world.settle(3);
+    let url = "--alertmanager.url=http://127.0.0.1:9093";
+    let silence = ["amtool", url, "silence", "add", "monitor=at-work", "--duration=2h"];
+    let silence = world.core.run(&[&silence[..], &["--comment=upgrade to 16"]].concat());
+
+    let start = Instant::now();
+    for region in ["ap", "eu"] {
+        world.cut("refused", region, "10.10.0.0/24", "5001");
+    }
+    world.wait_slack(DATABASE, &["FIRING:1", PAGE, "orders-db"], start);
+    world.wait_value(&format!("count(ALERTS{{alertname='{PAGE}',alertstate='firing'}})"), |it| {
+        it >= 3.0
+    });
+    world.pass(240);
+    for name in ["at-work", "in-window"] {
+        assert!(world.slack(DATABASE, &[PAGE, name], start).is_empty(), "{}", world.story());
+    }
+    let mail = world.mail.messages();
+    assert!(!mail.iter().any(|it| it.text("").contains("Down at-work")), "{mail:?}");
+
+    let ended = Instant::now();
+    world.core.run(&["amtool", url, "silence", "expire", silence.trim()]);
+    let page = world.wait_slack(DATABASE, &["FIRING:1", PAGE, "at-work"], ended);
+    say(&format!("silenced while at work, paged {:?} after its end", page.at - ended));
+    assert!(world.slack(DATABASE, &[PAGE, "in-window"], start).is_empty(), "{}", world.story());
+
+    let ended = Instant::now();
+    weekday("years: ['2000']");
+    let page = world.wait_slack(DATABASE, &["FIRING:1", PAGE, "in-window"], ended);
+    say(&format!("mute for its hours, paged {:?} after them", page.at - ended));
+    world.pass(120);
+    assert_eq!(world.slack(DATABASE, &[PAGE], start).len(), 3, "{}", world.story());
+}
+
 fn applications_and_their_ports_are_told_apart() {
     let monitors =
         monitor("orders-db", "10.10.2.2", "5001", "labels: {team: dba, service: orders}");
@@ -502,13 +549,14 @@ fn say(line: &str) {
 const WORLDS: usize = 7;
 
 /// The stories, long ones first, so that none begins when all others have ended.
-const SHOWS: [(&str, fn()); 12] = [
+const SHOWS: [(&str, fn()); 13] = [
     ("10 flapping", flapping_pages_twice_at_most),
     ("6 pairs and clusters", pairs_and_clusters_send_what_is_documented),
     ("3 restarts and cuts", restarts_and_cuts_neither_end_a_page_nor_repeat_it),
     ("4 local faults", local_faults_are_told_to_those_who_run_the_monitor),
     ("agents", agents_with_remote_write_page_alike),
     ("7 applications", applications_and_their_ports_are_told_apart),
+    ("planned work", planned_work_is_quiet_until_it_ends),
     ("5 a dead host", a_dead_host_of_two_hundred_targets_is_few_messages),
     ("8 on scrape", probes_on_scrape_page_alike),
     ("5 a region cut off", a_region_cut_off_from_two_hundred_targets_is_few_messages),

@@ -50,7 +50,9 @@ pub(crate) struct Region {
 /// Everything together.
 pub(crate) struct World {
     pub(crate) prometheus: Prometheus,
-    _alertmanager: Alertmanager,
+    pub(crate) alertmanager: Alertmanager,
+    /// Its configuration.
+    pub(crate) routes: String,
     pub(crate) http: Inbox,
     pub(crate) mail: Inbox,
     pub(crate) regions: Vec<Region>,
@@ -124,14 +126,16 @@ impl World {
             region.start(&config);
         }
         let (http, mail) = (Inbox::http(&core), Inbox::smtp(&core));
-        let alertmanager = alertmanager(&core, &http, &mail, factor);
+        let routes = routes(&http, &mail, factor);
+        let alertmanager = alertmanager(&core, &http, &routes);
         let prometheus = prometheus(&core, plan, factor);
         let agents =
             if plan.agents { regions.iter().map(|it| agent(it, factor)).collect() } else { vec![] };
         Self {
             _agents: agents,
             prometheus,
-            _alertmanager: alertmanager,
+            alertmanager,
+            routes,
             http,
             mail,
             regions,
@@ -337,19 +341,21 @@ fn serve(targets: &Netns, port: u16) {
     });
 }
 
-/// Alertmanager as shipped, its channels leading to the inboxes.
-fn alertmanager(core: &Netns, http: &Inbox, mail: &Inbox, factor: u64) -> Alertmanager {
+/// Alertmanager's configuration as shipped, its channels leading to the inboxes.
+fn routes(http: &Inbox, mail: &Inbox, factor: u64) -> String {
     let text = compress::alertmanager(&shipped("alertmanager/alertmanager.yml"), factor);
     let smarthost = format!("smtp_smarthost: {}\n  smtp_require_tls: false", mail.address());
-    let text = text
-        .replace("smtp_smarthost: mail.company.com:587", &smarthost)
+    text.replace("smtp_smarthost: mail.company.com:587", &smarthost)
         .replace("  smtp_auth_username: alertmanager@company.com\n", "")
         .replace("  smtp_auth_password_file: secrets/smtp_password\n", "")
         .replace(
             "global:\n",
             &format!("global:\n  pagerduty_url: http://{}/pagerduty\n", http.address()),
         )
-        .replace("https://deadman.example.com", &format!("http://{}", http.address()));
+        .replace("https://deadman.example.com", &format!("http://{}", http.address()))
+}
+
+fn alertmanager(core: &Netns, http: &Inbox, routes: &str) -> Alertmanager {
     let slack = format!("http://{}/slack", http.address());
     let template = shipped("alertmanager/templates/tcp_monitor.tmpl");
     let address = SocketAddr::from(([127, 0, 0, 1], 9093));
@@ -357,7 +363,7 @@ fn alertmanager(core: &Netns, http: &Inbox, mail: &Inbox, factor: u64) -> Alertm
         core,
         address,
         &[
-            ("alertmanager.yml", &text),
+            ("alertmanager.yml", routes),
             ("templates/tcp_monitor.tmpl", &template),
             ("secrets/slack_url", &slack),
             ("secrets/pagerduty_monitoring", "monitoring"),

@@ -161,6 +161,16 @@ impl Alertmanager {
         Self(Server::start(netns, address, files, &words))
     }
 
+    /// Replaces its configuration while it runs.
+    #[track_caller]
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.0.directory.path().join("alertmanager.yml"), text).expect("file");
+        let answer = netns::within(Some(&self.0.netns), || {
+            http::request(self.0.address, "POST", "/-/reload", &[], b"").expect("an answer")
+        });
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
     /// The names and states of the alerts it holds.
     pub fn alerts(&self) -> Result<Value, String> {
         let (_, text) = self.0.get("/api/v2/alerts").map_err(|err| err.to_string())?;
