@@ -20,6 +20,7 @@ mod machine;
 mod passwords;
 mod server;
 mod supply;
+mod tls;
 
 const EXPORTER: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
 /// Long enough for a machine that is busy with everything else.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -34,6 +34,19 @@ impl Process {
     /// or a working directory.
     #[track_caller]
     pub fn start_command(directory: &Path, command: Command) -> Self {
+        Self::start_with(directory, &command, Stdio::null())
+    }
+
+    /// The same, with a way to write to its standard input.
+    #[track_caller]
+    pub fn start_listening(directory: &Path, command: &Command) -> (Self, ChildStdin) {
+        let mut this = Self::start_with(directory, command, Stdio::piped());
+        let input = this.child.stdin.take().expect("piped");
+        (this, input)
+    }
+
+    #[track_caller]
+    fn start_with(directory: &Path, command: &Command, input: Stdio) -> Self {
         let name = Path::new(command.get_program()).file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
         let output = directory.join(format!("{name}.output"));
@@ -50,7 +63,7 @@ impl Process {
         if let Some(directory) = command.get_current_dir() {
             bound.current_dir(directory);
         }
-        bound.stdin(Stdio::null());
+        bound.stdin(input);
         bound.stdout(file.try_clone().expect("output file"));
         bound.stderr(file);
         let child = spawn(bound).unwrap_or_else(|err| panic!("cannot start `{name}`: {err}"));
