@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -138,8 +139,8 @@ impl Canaries {
     }
 
     /// Whether every canary failed in a look that began after a probe, or that ended while it ran.
-    /// That one succeeded counts only if it was asked afterwards. Waits up to `within` for the look
-    /// of another, and as long for its own.
+    /// That one succeeded counts only if it was asked afterwards; the first that does decides. Waits
+    /// up to `within` for the look of another, and as long for its own.
     async fn look(&self, probe: Range<Instant>, within: Duration) -> bool {
         let Ok(mut seen) = timeout(within, self.seen.lock()).await else {
             // Whoever holds it has asked, and has had no answer for as long.
@@ -165,7 +166,8 @@ impl Canaries {
             };
             self.prober.probe(probe, &mut Journal::off()).await.outcome.is_success()
         });
-        let cut_off = !config.canaries.is_empty() && !join_all(asked).await.contains(&true);
+        let answered = asked.collect::<FuturesUnordered<_>>().any(std::future::ready).await;
+        let cut_off = !config.canaries.is_empty() && !answered;
         seen.last = Some((begin, cut_off));
         if cut_off {
             seen.failed = Some(Instant::now());

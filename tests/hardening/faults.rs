@@ -24,6 +24,8 @@ use crate::{EXPORTER, LIMIT, assert_well};
 
 /// Where the targets are.
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+/// Where nothing is: a canary that is dead, beside one that is well.
+const NOWHERE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 77);
 /// How long each fault lasts: several intervals, timeouts and confirmations.
 const LASTS: Duration = Duration::from_secs(4);
 const LITERALS: usize = 10;
@@ -82,7 +84,7 @@ impl Arena {
             .collect::<Vec<_>>();
         let mut config = format!(
             "{MODULE}defaults: {{module: m, interval: 1s, timeout: 800ms, confirm: {{failures: 2, retry_interval: 200ms}}}}\n\
-             canaries: [{{target: \"canary.test:{}\", module: m}}]\nmonitors:\n",
+             canaries: [{{target: \"{NOWHERE}:1\", module: m}}, {{target: \"canary.test:{}\", module: m}}]\nmonitors:\n",
             ports[LITERALS + NAMES]
         );
         for (index, target) in targets(&ports).iter().enumerate() {
@@ -486,7 +488,16 @@ fn a_target_that_drops_is_blamed_while_a_canary_answers() {
     assert_eq!(status, 200, "{page}");
     let page = Metrics::parse(&page);
     assert_eq!(page.label("probe_failure_info", "reason"), Some("timeout"));
-    assert_eq!(arena.metrics().value("tcp_probe_exporter_isolated", &[]), Some(0.0));
+    // On schedule too, and a dead canary holds up nothing.
+    let page = wait_until(LIMIT, || {
+        let page = arena.metrics();
+        let failures = [("monitor", "t0"), ("outcome", "failure")];
+        let seen = page.value("tcp_monitor_probes_total", &failures);
+        if seen > Some(4.0) { Ok(page) } else { Err(format!("{seen:?} failures")) }
+    });
+    assert_eq!(page.value("tcp_monitor_up", &[("monitor", "t0")]), Some(0.0));
+    assert_eq!(page.value("tcp_probe_exporter_runs_skipped_total", &[]), Some(0.0));
+    assert_eq!(page.value("tcp_probe_exporter_isolated", &[]), Some(0.0));
 }
 
 /// What a fleet of its own went through.
