@@ -46,15 +46,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[track_caller]
 pub fn wait_until<T>(limit: Duration, mut condition: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
-    let mut pause = Duration::from_micros(200);
+    let mut pause = Duration::from_millis(1);
     loop {
         match condition() {
             Ok(value) => return value,
             Err(state) if start.elapsed() > limit => panic!("not within {limit:?}: {state}"),
             Err(_) => std::thread::sleep(pause),
         }
-        // A fifth of the time that has passed: what is timed by waiting is that precise.
-        pause = (pause * 5 / 4).min(Duration::from_millis(100));
+        pause = (pause * 2).min(Duration::from_millis(100));
     }
 }
 

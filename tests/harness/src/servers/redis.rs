@@ -16,5 +16,8 @@ pub fn start(password: Option<&str>) -> Server {
     if let Some(password) = password {
         command.args(["--requirepass", password]);
     }
-    Server::start(home, &[port], command)
+    let server = Server::start(home, &[port], command);
+    // It listens before it has said all it has to say.
+    let _ = server.wait_log(0, "Ready to accept", 1);
+    server
 }
