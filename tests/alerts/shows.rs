@@ -362,8 +362,9 @@ fn planned_work_is_quiet_until_it_ends() {
     weekday("weekdays: ['sunday:saturday']");
     world.settle(3);
     let url = "--alertmanager.url=http://127.0.0.1:9093";
-    let silence = ["amtool", url, "silence", "add", "monitor=at-work", "--duration=2h"];
-    let silence = world.core.run(&[&silence[..], &["--comment=upgrade to 16"]].concat());
+    let (matcher, comment) = ("monitor=at-work", "--comment=upgrade to 16");
+    let silence =
+        world.core.run(&["amtool", url, "silence", "add", matcher, "--duration=2h", comment]);
 
     let start = Instant::now();
     for region in ["ap", "eu"] {

@@ -1,11 +1,11 @@
 //! Scheduled monitors: CPU, memory, scrapes, lateness, start.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use harness::{Exporter, Metrics, wait_until};
+use harness::servers::free_port;
+use harness::{Exporter, Metrics, http, wait_until};
 
 use crate::process::{Process, cpu, memory, reset_peak};
 use crate::{EXPORTER, Row, at_most, median};
@@ -212,24 +212,16 @@ pub(crate) fn lateness() -> Vec<Row> {
     ]
 }
 
-/// Whether an exporter answers at this address.
-fn is_healthy(address: SocketAddr) -> bool {
-    let Ok(mut stream) = TcpStream::connect(address) else { return false };
-    let mut head = [0; 12];
-    let asked = stream.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n");
-    asked.and_then(|()| stream.read_exact(&mut head)).is_ok() && head.ends_with(b"200")
-}
-
 pub(crate) fn start() -> Vec<Row> {
     let large = monitors(100_000, "1", "1h");
     let time = |config: Option<&str>| {
         let builder = Exporter::new(EXPORTER);
         let builder = if let Some(config) = config { builder.config(config) } else { builder };
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|it| it.local_addr());
-        let address = free.expect("a free port");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let begin = Instant::now();
         let answered = std::thread::spawn(move || {
-            while !is_healthy(address) {
+            let ask = || http::request(address, "GET", "/-/healthy", &[], b"");
+            while !ask().is_ok_and(|it| it.status == 200) {
                 std::thread::sleep(Duration::from_micros(200));
             }
             begin.elapsed().as_secs_f64()

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use harness::listener::Visitor;
 use harness::{Exporter, Listener, Metrics, wait_until};
 
-use crate::{EXPORTER, LIMIT, MIB, assert_well, descriptors, memory};
+use crate::{EXPORTER, LIMIT, MIB, assert_well, descriptors, memory, wait_descriptors};
 
 /// Every step of a dialogue, and of TLS, meets every peer.
 const MODULES: &str = r#"
@@ -244,10 +244,7 @@ fn hostile_peers_break_and_forge_nothing() {
     assert!(!page.contains("<script>alert") && !page.contains("<img src=x"), "{page}");
     assert_harmless("page", &page);
     assert_harmless("log", &exporter.log());
-    wait_until(LIMIT, || match descriptors(&exporter) {
-        open if open <= descriptors_before + 2 => Ok(()),
-        open => Err(format!("{open} descriptors, {descriptors_before} before")),
-    });
+    wait_descriptors(&exporter, descriptors_before);
     assert_well(&exporter);
 }
 

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use harness::Exporter;
+use harness::{Exporter, wait_until};
 
 mod access;
 mod dns;
@@ -39,6 +39,15 @@ fn memory(exporter: &Exporter) -> u64 {
 /// Open descriptors of a process.
 fn descriptors(exporter: &Exporter) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", exporter.id())).expect("it lives").count()
+}
+
+/// Waits until no more descriptors are open than `before`, and two.
+#[track_caller]
+fn wait_descriptors(exporter: &Exporter, before: usize) {
+    wait_until(LIMIT, || match descriptors(exporter) {
+        open if open <= before + 2 => Ok(()),
+        open => Err(format!("{open} descriptors, {before} before")),
+    });
 }
 
 /// Sends raw bytes and reads what comes until the other side closes, or has been silent for
@@ -75,6 +84,11 @@ fn assert_well(exporter: &Exporter) {
 #[track_caller]
 fn assert_well_with(exporter: &Exporter, headers: &[(&str, &str)]) {
     assert_eq!(exporter.get_with("/-/healthy", headers).status, 200);
+    assert_no_panic(exporter);
+}
+
+#[track_caller]
+fn assert_no_panic(exporter: &Exporter) {
     let log = exporter.log();
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -13,7 +13,7 @@ use harness::{Exporter, wait_until};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::{EXPORTER, LIMIT, MIB, descriptors, memory};
+use crate::{EXPORTER, LIMIT, MIB, assert_no_panic, descriptors, memory, wait_descriptors};
 
 /// A certificate for `localhost` and its key, as PEM.
 fn identity() -> (String, String) {
@@ -45,8 +45,7 @@ fn assert_well(exporter: &Exporter) {
         .output()
         .expect("curl");
     assert_eq!(String::from_utf8_lossy(&answer.stdout), "Healthy\n", "{answer:?}");
-    let log = exporter.log();
-    assert!(!log.contains("panicked"), "{log}");
+    assert_no_panic(exporter);
 }
 
 #[test]
@@ -203,10 +202,7 @@ fn slow_clients_of_http2_harm_only_themselves() {
     let growth = memory(&exporter).saturating_sub(memory_before);
     eprintln!("{SLOW} slow clients of HTTP/2 gone after {:?}, {growth} bytes", begin.elapsed());
     assert!(growth < 64 * MIB, "{growth}");
-    wait_until(LIMIT, || match descriptors(&exporter) {
-        open if open <= descriptors_before + 2 => Ok(()),
-        open => Err(format!("{open} descriptors, {descriptors_before} before")),
-    });
+    wait_descriptors(&exporter, descriptors_before);
     assert_well(&exporter);
 }
 

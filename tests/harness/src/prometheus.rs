@@ -53,7 +53,7 @@ impl Server {
             if let Some(status) = process.ended() {
                 panic!("`{}` ended with {status}: {}", self.words[4], process.output());
             }
-            match self.get("/-/ready") {
+            match self.request("GET", "/-/ready") {
                 Ok((200, _)) => Ok(()),
                 Ok((status, text)) => Err(format!("{status} {text}")),
                 Err(err) => Err(format!("{err}: {}", process.output())),
@@ -70,9 +70,9 @@ impl Server {
         }
     }
 
-    fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+    fn request(&self, method: &str, path: &str) -> std::io::Result<(u16, String)> {
         let answer = netns::within(Some(&self.netns), || {
-            http::request(self.address, "GET", path, &[], b"")
+            http::request(self.address, method, path, &[], b"")
         })?;
         Ok((answer.status, answer.text()))
     }
@@ -136,7 +136,7 @@ impl Prometheus {
     }
 
     fn api(&self, path: &str) -> Result<Value, String> {
-        let (status, text) = self.0.get(path).map_err(|err| err.to_string())?;
+        let (status, text) = self.0.request("GET", path).map_err(|err| err.to_string())?;
         let json: Value = serde_json::from_str(&text).map_err(|err| format!("{err}: {text}"))?;
         if status == 200 { Ok(json) } else { Err(text) }
     }
@@ -165,15 +165,13 @@ impl Alertmanager {
     #[track_caller]
     pub fn configure(&self, text: &str) {
         std::fs::write(self.0.directory.path().join("alertmanager.yml"), text).expect("file");
-        let answer = netns::within(Some(&self.0.netns), || {
-            http::request(self.0.address, "POST", "/-/reload", &[], b"").expect("an answer")
-        });
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let (status, answer) = self.0.request("POST", "/-/reload").expect("an answer");
+        assert_eq!(status, 200, "{answer}");
     }
 
     /// The names and states of the alerts it holds.
     pub fn alerts(&self) -> Result<Value, String> {
-        let (_, text) = self.0.get("/api/v2/alerts").map_err(|err| err.to_string())?;
+        let (_, text) = self.0.request("GET", "/api/v2/alerts").map_err(|err| err.to_string())?;
         serde_json::from_str(&text).map_err(|err| format!("{err}: {text}"))
     }
 
