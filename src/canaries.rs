@@ -12,9 +12,9 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::guard::Access;
-use crate::live::Live;
-use crate::outcome::{Finding, Outcome, Reason};
+use crate::access::Access;
+use crate::config_handle::ConfigHandle;
+use crate::outcome::{Outcome, ProbeResult, Reason};
 use crate::prober::journal::{Journal, Level};
 use crate::prober::{Probe, Prober};
 use crate::telemetry::Telemetry;
@@ -28,7 +28,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Canaries {
     prober: Arc<Prober>,
-    live: Arc<Live>,
+    config_handle: Arc<ConfigHandle>,
     telemetry: Arc<Telemetry>,
     /// The configuration itself names them.
     access: Access,
@@ -46,11 +46,15 @@ struct Seen {
 }
 
 impl Canaries {
-    /// Asks those of `live` through `prober`, and tells `telemetry`.
+    /// Asks those of `config_handle` through `prober`, and tells `telemetry`.
     #[must_use]
-    pub fn new(prober: Arc<Prober>, live: Arc<Live>, telemetry: Arc<Telemetry>) -> Self {
+    pub fn new(
+        prober: Arc<Prober>,
+        config_handle: Arc<ConfigHandle>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
         let (access, seen, cut_off) = (Access::unrestricted(), Mutex::default(), Notify::new());
-        Self { prober, live, telemetry, access, seen, cut_off }
+        Self { prober, config_handle, telemetry, access, seen, cut_off }
     }
 
     /// Whether every canary failed when they were last asked.
@@ -75,17 +79,17 @@ impl Canaries {
     ///
     /// `did_fail` is whether every canary failed when the probe began: it proves nothing then,
     /// even if it ended after.
-    pub async fn judge(&self, did_fail: bool, finding: &mut Finding) {
+    pub async fn judge(&self, did_fail: bool, result: &mut ProbeResult) {
         let end = Instant::now();
-        let begin = end.checked_sub(finding.duration).unwrap_or(end);
+        let begin = end.checked_sub(result.duration).unwrap_or(end);
         // On the heap, if at all: most probes succeed.
         let look = async { Box::pin(self.look(begin..end, LOOK_WITHIN)).await };
-        self.blame(did_fail, look, finding, &mut Journal::off()).await;
+        self.blame(did_fail, look, result, &mut Journal::off()).await;
     }
 
     /// Carries out a probe and judges what it finds, all within the probe's own timeout.
-    pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> Finding {
-        if self.live.config().canaries.is_empty() {
+    pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> ProbeResult {
+        if self.config_handle.config().canaries.is_empty() {
             return self.prober.probe(probe, journal).await;
         }
         Box::pin(self.probe_and_look(probe, journal)).await
@@ -93,17 +97,17 @@ impl Canaries {
 
     /// A probe that lasts is in doubt after half of its timeout. The canaries are asked then
     /// already: if it uses up all of its timeout, no time is left to look.
-    async fn probe_and_look(&self, probe: Probe<'_>, journal: &mut Journal) -> Finding {
+    async fn probe_and_look(&self, probe: Probe<'_>, journal: &mut Journal) -> ProbeResult {
         let (begin, did_fail) = (Instant::now(), self.all_fail());
         let early = async {
             sleep(probe.timeout / 2).await;
             self.look(begin..Instant::now(), LOOK_WITHIN.min(probe.timeout / 4)).await
         };
-        let (mut finding, looked) = {
+        let (mut result, looked) = {
             let mut probing = std::pin::pin!(self.prober.probe(probe, journal));
             tokio::select! {
                 biased;
-                finding = &mut probing => (finding, None),
+                result = &mut probing => (result, None),
                 cut_off = early => (probing.await, Some(cut_off)),
             }
         };
@@ -114,8 +118,8 @@ impl Canaries {
                 None => self.look(begin..end, LOOK_WITHIN.min(left / 2)).await,
             }
         };
-        self.blame(did_fail, look, &mut finding, journal).await;
-        finding
+        self.blame(did_fail, look, &mut result, journal).await;
+        result
     }
 
     /// Decides who is to blame for a failure: the target, or we, who are cut off.
@@ -123,18 +127,18 @@ impl Canaries {
         &self,
         did_fail: bool,
         look: impl Future<Output = bool>,
-        finding: &mut Finding,
+        result: &mut ProbeResult,
         journal: &mut Journal,
     ) {
-        let Outcome::Failure(reason, phase) = finding.outcome else { return };
-        if self.live.config().canaries.is_empty() {
+        let Outcome::Failure(reason, phase) = result.outcome else { return };
+        if self.config_handle.config().canaries.is_empty() {
             return;
         }
         if look.await || did_fail {
-            let detail = format!("every canary fails too; by itself the finding was `{reason}`");
+            let detail = format!("every canary fails too; by itself the result was `{reason}`");
             journal.note(Level::Warn, || detail.clone());
-            finding.outcome = Outcome::because(Reason::LocalIsolated, phase);
-            finding.detail = Some(detail.into());
+            result.outcome = Outcome::because(Reason::LocalIsolated, phase);
+            result.detail = Some(detail.into());
         }
     }
 
@@ -155,7 +159,7 @@ impl Canaries {
             return cut_off;
         }
         let begin = Instant::now();
-        let config = self.live.config();
+        let config = self.config_handle.config();
         let asked = config.canaries.iter().map(|canary| async {
             let probe = Probe {
                 address: &canary.address,

@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing::Level;
 
-use crate::http::address::{ExternalUrl, ListenAddress};
+use crate::http::url::{ExternalUrl, ListenAddress};
 use crate::log;
 use crate::monitor::Shard;
 use crate::settings::Settings;

@@ -11,8 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::access::Access;
 use crate::address::Address;
-use crate::guard::Access;
 use crate::module::Module;
 use crate::monitor::Monitor;
 

@@ -1,4 +1,4 @@
-//! Turns findings and the store into text for Prometheus. Nothing else knows a metric name.
+//! Turns results and the store into text for Prometheus. Nothing else knows a metric name.
 //!
 //! Monitors are written line by line by our own [`page`], since a hundred thousand of them are
 //! millions of lines and a general encoder costs several times as much for each; what the
@@ -6,17 +6,17 @@
 
 use std::io;
 
-use crate::outcome::Finding;
+use crate::outcome::ProbeResult;
 use crate::store::{Moment, Store};
 use crate::telemetry::Telemetry;
 
+pub mod exporter;
 mod monitors;
-pub mod own;
 mod page;
 mod probe;
 
+pub use crate::exposition::exporter::ExporterMetrics;
 pub use crate::exposition::monitors::BUILT_IN_LABELS;
-pub use crate::exposition::own::Own;
 
 /// A text format of the exposition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,11 +84,11 @@ fn thousandths(text: &str) -> u32 {
 
 /// The metrics of one probe. Not for an inconclusive one, which `/probe` answers with 503.
 #[must_use]
-pub fn probe(finding: &Finding, format: Format) -> String {
+pub fn probe(result: &ProbeResult, format: Format) -> String {
     let mut text = Vec::with_capacity(4096);
     let mut page = page::Page::new(&mut text, format);
     // Writing to memory cannot fail.
-    let _ = probe::write(finding, &mut page).and_then(|()| page.finish());
+    let _ = probe::write(result, &mut page).and_then(|()| page.finish());
     String::from_utf8(text).unwrap_or_default()
 }
 
@@ -100,14 +100,14 @@ pub fn probe(finding: &Finding, format: Format) -> String {
 pub fn metrics(
     store: &Store,
     telemetry: &Telemetry,
-    own: &Own,
+    exporter: &ExporterMetrics,
     now: Moment,
     format: Format,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
     let mut page = page::Page::new(out, format);
     monitors::write(store, now, &mut page)?;
-    page.raw(&own.encode(telemetry, format))?;
+    page.raw(&exporter.encode(telemetry, format))?;
     page.finish()
 }
 

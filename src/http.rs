@@ -17,24 +17,23 @@ use tokio::time::timeout;
 
 use crate::canaries::Canaries;
 use crate::config::{Config, ModuleEntry};
-use crate::exposition::own::Own;
+use crate::config_handle::ConfigHandle;
+use crate::exposition::exporter::ExporterMetrics;
 use crate::exposition::{self, Format};
-use crate::http::address::RoutePrefix;
 use crate::http::answer::{Body, pieces, redirect, scrape, text};
 use crate::http::history::{Entry, History};
 use crate::http::pages::Index;
-use crate::http::pages::listing::Wanted;
+use crate::http::pages::listing::ListingQuery;
 use crate::http::request::{ProbeRequest, Query, invalid_target};
+use crate::http::url::RoutePrefix;
 use crate::http::web::Web;
-use crate::live::Live;
 use crate::monitor::Shard;
-use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::prober::Probe;
 use crate::prober::journal::{Journal, Level};
 use crate::store::{Moment, Store};
 use crate::telemetry::Telemetry;
 
-pub mod address;
 pub mod answer;
 pub mod api;
 pub mod connection;
@@ -43,6 +42,7 @@ pub mod logs;
 pub mod pages;
 pub mod request;
 pub mod tls;
+pub mod url;
 pub mod web;
 
 /// Most bytes that one probe may write down.
@@ -60,7 +60,7 @@ const PATH: &AsciiSet =
 #[derive(Debug)]
 pub struct App {
     /// The configuration in force.
-    pub live: Arc<Live>,
+    pub config_handle: Arc<ConfigHandle>,
     /// Carry out probes on demand, and say whether this region is cut off.
     pub canaries: Arc<Canaries>,
     /// What is known of every monitor.
@@ -132,14 +132,14 @@ async fn route(app: &Arc<App>, request: &Request<Incoming>) -> Response<Body> {
     match route {
         "probe" => probe(app, &query, headers).await,
         "metrics" => metrics(app, headers).await,
-        "config" => configuration(app.live.config()).await,
+        "config" => configuration(app.config_handle.config()).await,
         "logs" => logs::answer(app, &query),
         "api/v1/targets" => {
-            let (rows, wanted) = (app.store.snapshot(), api::Wanted::parse(&query));
+            let (rows, wanted) = (app.store.snapshot(), api::TargetFilter::parse(&query));
             streamed(app, headers, JSON, move |out| api::targets(&rows, &wanted, out)).await
         }
         "sd" => {
-            let (config, shard) = (app.live.config(), app.shard);
+            let (config, shard) = (app.config_handle.config(), app.shard);
             streamed(app, headers, JSON, move |out| api::service_discovery(&config, shard, out))
                 .await
         }
@@ -208,7 +208,7 @@ fn outside(app: &App, path: &str) -> Response<Body> {
 }
 
 async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> {
-    let config = app.live.config();
+    let config = app.config_handle.config();
     let scrape_timeout = headers
         .get("x-prometheus-scrape-timeout-seconds")
         .map(|it| String::from_utf8_lossy(it.as_bytes()));
@@ -227,7 +227,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
 
     let running = app.telemetry.start();
     let mut journal = Journal::bounded(app.least, JOURNAL_BYTES);
-    let finding = match &request.address {
+    let result = match &request.address {
         Ok(address) => {
             let probe = Probe {
                 address,
@@ -241,10 +241,10 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
         Err(error) => invalid_target(error, request.timeout, &mut journal),
     };
     drop(running);
-    app.telemetry.module(&request.module.name).count(finding.outcome);
+    app.telemetry.module(&request.module.name).count(result.outcome);
 
-    if let Outcome::Inconclusive(Reason::LocalDenied, _) = finding.outcome {
-        return denied(app, &finding);
+    if let Outcome::Inconclusive(Reason::LocalDenied, _) = result.outcome {
+        return denied(app, &result);
     }
     let entry = Entry {
         id: 0,
@@ -252,34 +252,34 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
         module: Arc::clone(&request.module),
         hostname: request.hostname,
         target: request.target,
-        finding,
+        result,
         lines: journal.into_lines(),
     };
     logs::write(&entry);
     let answer = if request.debug {
         text(StatusCode::OK, logs::debug_output(&entry))
     } else {
-        finding_answer(&entry.finding, headers)
+        finding_answer(&entry.result, headers)
     };
     app.history.add(entry);
     answer
 }
 
-fn finding_answer(finding: &Finding, headers: &HeaderMap) -> Response<Body> {
-    match finding.outcome {
+fn finding_answer(result: &ProbeResult, headers: &HeaderMap) -> Response<Body> {
+    match result.outcome {
         Outcome::Inconclusive(reason, phase) => {
-            inconclusive(reason, phase, finding.detail.as_deref().unwrap_or_default())
+            inconclusive(reason, phase, result.detail.as_deref().unwrap_or_default())
         }
         Outcome::Success | Outcome::Failure(..) => {
             let format = format(headers);
-            scrape(format.content_type(), exposition::probe(finding, format), headers)
+            scrape(format.content_type(), exposition::probe(result, format), headers)
         }
     }
 }
 
 /// The same words for every target: a client learns nothing about what it may not probe.
-fn denied(app: &App, finding: &Finding) -> Response<Body> {
-    if let Some(rule) = &finding.denied_by {
+fn denied(app: &App, result: &ProbeResult) -> Response<Body> {
+    if let Some(rule) = &result.denied_by {
         app.telemetry.refused(rule);
     }
     text(StatusCode::FORBIDDEN, "the access rules of this exporter do not allow this target\n")
@@ -297,8 +297,8 @@ fn format(headers: &HeaderMap) -> Format {
 
 async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Response<Body> {
     let format = format(headers);
-    let own = Own {
-        configuration: app.live.config().fingerprint.clone(),
+    let own = ExporterMetrics {
+        configuration: app.config_handle.config().fingerprint.clone(),
         targets: app.store.snapshot().len(),
         start: app.start,
     };
@@ -338,7 +338,7 @@ fn ready(app: &App) -> Response<Body> {
 
 /// The page for people, at every path that is nothing else.
 fn index(app: &App, query: &Query) -> Response<Body> {
-    let config = app.live.config();
+    let config = app.config_handle.config();
     let modules = config.modules.iter().filter(|(_, it)| matches!(it, ModuleEntry::Tcp(_)));
     let modules: Vec<&str> = modules.map(|(name, _)| &**name).collect();
     answer::page(
@@ -346,7 +346,7 @@ fn index(app: &App, query: &Query) -> Response<Body> {
             rows: &app.store.snapshot(),
             recent: &app.history.entries(),
             modules: &modules,
-            wanted: Wanted::parse(query),
+            wanted: ListingQuery::parse(query),
             isolated: app.canaries.all_fail(),
             now: Timestamp::now(),
         }),
@@ -363,7 +363,7 @@ async fn reload(app: &App, method: &Method, headers: &HeaderMap) -> Response<Bod
     if matches!(site, Some(b"cross-site" | b"same-site")) {
         return text(StatusCode::FORBIDDEN, "other sites may not reload the configuration\n");
     }
-    match app.live.reload().await {
+    match app.config_handle.reload().await {
         Ok(()) => text(StatusCode::OK, ""),
         Err(error) => {
             text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {error}\n"))

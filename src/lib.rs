@@ -13,11 +13,11 @@
 //! On scrape, without memory:
 //!
 //! ```text
-//! http ─▶ request ─▶ prober (guard, canaries) ─▶ exposition ─▶ http
+//! http ─▶ request ─▶ prober (access, canaries) ─▶ exposition ─▶ http
 //! ```
 //!
-//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `verdict`, `guard`);
-//! the edges (`config`, `live`, `prober`, `canaries`); memory and motion (`store`, `scheduler`,
+//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `verdict`, `access`);
+//! the edges (`config`, `config_handle`, `prober`, `canaries`); memory and motion (`store`, `scheduler`,
 //! `telemetry`); the surface (`exposition`, `http`); the process (`cli`, `settings`, `limits`,
 //! `log`).
 //!
@@ -43,29 +43,29 @@ use tracing::{info, warn};
 
 use crate::canaries::Canaries;
 use crate::config::Config;
-use crate::exposition::own::Own;
+use crate::config_handle::ConfigHandle;
+use crate::exposition::exporter::ExporterMetrics;
 use crate::http::App;
-use crate::http::address::{ExternalUrl, RoutePrefix};
 use crate::http::connection::Server;
 use crate::http::history::History;
+use crate::http::url::{ExternalUrl, RoutePrefix};
 use crate::http::web::Web;
 use crate::limits::Limits;
-use crate::live::Live;
 use crate::prober::Prober;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
+pub mod access;
 pub mod address;
 pub mod canaries;
 pub mod cli;
 pub mod config;
+pub mod config_handle;
 pub mod exposition;
-pub mod guard;
 pub mod http;
 pub mod limits;
-pub mod live;
 pub mod log;
 pub mod module;
 pub mod monitor;
@@ -92,18 +92,22 @@ pub async fn run(
     let limits = Limits::raise();
     let telemetry = Arc::new(Telemetry::default());
     telemetry.in_flight_limit.store((limits.on_demand + limits.scheduled) as u64, Relaxed);
-    let live = Arc::new(Live::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
+    let config_handle =
+        Arc::new(ConfigHandle::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
     let own: io::Result<Box<[_]>> = listeners.iter().map(TcpListener::local_addr).collect();
-    let prober = Arc::new(Prober::beside(own?, limits.lingering));
-    let canaries =
-        Arc::new(Canaries::new(Arc::clone(&prober), Arc::clone(&live), Arc::clone(&telemetry)));
+    let prober = Arc::new(Prober::new(own?, limits.lingering));
+    let canaries = Arc::new(Canaries::new(
+        Arc::clone(&prober),
+        Arc::clone(&config_handle),
+        Arc::clone(&telemetry),
+    ));
     let store = Arc::new(Store::default());
     let schedule = Schedule::start(
         Arc::clone(&store),
         Arc::clone(&telemetry),
         Arc::clone(&prober),
         Arc::clone(&canaries),
-        live.subscribe(),
+        config_handle.subscribe(),
         settings.shard,
         limits.scheduled,
     )?;
@@ -116,7 +120,7 @@ pub async fn run(
     let web = Arc::new(web);
     let app = Arc::new(App {
         web: Arc::clone(&web),
-        live: Arc::clone(&live),
+        config_handle: Arc::clone(&config_handle),
         canaries: Arc::clone(&canaries),
         store,
         telemetry,
@@ -124,7 +128,7 @@ pub async fn run(
         history: History::new(settings.history_limit),
         places: Semaphore::new(limits.on_demand),
         scrapes: Arc::new(Semaphore::new(http::SCRAPES)),
-        start: Own::starting().start,
+        start: ExporterMetrics::starting().start,
         timeout_offset_seconds: settings.timeout_offset_seconds,
         least: http::logs::least(settings.log.probe),
         route_prefix,
@@ -135,11 +139,14 @@ pub async fn run(
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&web).watch());
     background.spawn(canaries.watch());
-    background.spawn(reload_on_hangup(Arc::clone(&live))?);
+    background.spawn(reload_on_hangup(Arc::clone(&config_handle))?);
     if let Some(interval) = settings.auto_reload {
-        background.spawn(reload_on_change(Arc::clone(&live), interval));
+        background.spawn(reload_on_change(Arc::clone(&config_handle), interval));
     }
-    if live.config().access.is_open() && !web.asks_who() && listeners.iter().any(is_exposed) {
+    if config_handle.config().access.is_open()
+        && !web.asks_who()
+        && listeners.iter().any(is_exposed)
+    {
         warn!(
             "/probe is open to everybody who reaches this port, and reaches any address: set \
              access rules in the configuration, a password in --web.config.file, or listen on a \
@@ -161,7 +168,7 @@ pub async fn run(
         schedule.stop().await;
     };
     tokio::join!(http::connection::serve(accepting, server), stopping);
-    prober.settle().await;
+    prober.drain().await;
     Ok(())
 }
 
@@ -174,23 +181,23 @@ fn is_exposed(listener: &TcpListener) -> bool {
 }
 
 /// SIGHUP reloads the configuration.
-fn reload_on_hangup(live: Arc<Live>) -> io::Result<impl Future<Output = ()>> {
+fn reload_on_hangup(config_handle: Arc<ConfigHandle>) -> io::Result<impl Future<Output = ()>> {
     let mut hangups = signal(SignalKind::hangup())?;
     Ok(async move {
         while hangups.recv().await.is_some() {
             // Why it failed is in the log already.
-            let _ = live.reload().await;
+            let _ = config_handle.reload().await;
         }
     })
 }
 
 /// Looks at the files again and again.
-async fn reload_on_change(live: Arc<Live>, interval: Duration) {
+async fn reload_on_change(config_handle: Arc<ConfigHandle>, interval: Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.tick().await;
     loop {
         ticks.tick().await;
         // Why it failed is in the log already.
-        let _ = live.reload_if_changed().await;
+        let _ = config_handle.reload_if_changed().await;
     }
 }

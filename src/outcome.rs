@@ -1,6 +1,6 @@
 //! What a probe found. Pure: plain values, no clock, no I/O.
 //!
-//! A probe never fails: whatever happens is a [`Finding`], whose [`Outcome`] has three values,
+//! A probe never fails: whatever happens is a [`ProbeResult`], whose [`Outcome`] has three values,
 //! because a monitor that could not look has seen nothing.
 
 use std::fmt;
@@ -308,7 +308,7 @@ pub struct KernelView {
 
 /// What the TLS handshake showed, whether or not the certificates were believed.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TlsFinding {
+pub struct TlsDetails {
     /// `TLS 1.2` or `TLS 1.3`, once agreed.
     pub version: Option<&'static str>,
     /// Earliest `notAfter` among the certificates sent, Unix seconds.
@@ -341,7 +341,7 @@ pub struct LeafCertificate {
 
 /// What the dialogue showed beyond its outcome.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct DialogueFinding {
+pub struct DialogueDetails {
     /// An `expect` or `reject` decided against the peer.
     pub failed_due_to_regex: bool,
     /// An `expect_bytes` decided against the peer.
@@ -354,7 +354,7 @@ pub struct DialogueFinding {
 
 /// Everything one probe found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Finding {
+pub struct ProbeResult {
     /// The answer.
     pub outcome: Outcome,
     /// From start to answer, polite close excluded.
@@ -372,17 +372,17 @@ pub struct Finding {
     /// The ICMP error behind it.
     pub icmp: Option<IcmpError>,
     /// TLS, if it was spoken.
-    pub tls: Option<Box<TlsFinding>>,
+    pub tls: Option<Box<TlsDetails>>,
     /// The dialogue, if the connection came up.
-    pub dialogue: Option<Box<DialogueFinding>>,
+    pub dialogue: Option<Box<DialogueDetails>>,
     /// The cause in one line of bounded, printable text, for people and logs.
     pub detail: Option<Box<str>>,
     /// The access rule that denied the target.
     pub denied_by: Option<Arc<str>>,
 }
 
-impl Finding {
-    /// A finding of nothing but its outcome; the prober fills in the rest.
+impl ProbeResult {
+    /// A result of nothing but its outcome; the prober fills in the rest.
     #[must_use]
     pub const fn new(outcome: Outcome, timeout: Duration) -> Self {
         Self {
@@ -441,14 +441,14 @@ mod tests {
 
     #[test]
     fn latency_is_the_kernels_unless_a_syn_was_lost() {
-        let mut finding = Finding::new(Outcome::Success, Duration::from_secs(1));
-        finding.phases.connect = Some(Duration::from_millis(500));
+        let mut result = ProbeResult::new(Outcome::Success, Duration::from_secs(1));
+        result.phases.connect = Some(Duration::from_millis(500));
         let rtt = Some(Duration::from_micros(30));
-        finding.kernel = Some(KernelView { rtt, syn_retransmits: 0 });
-        assert_eq!(finding.latency(), rtt);
-        finding.kernel = Some(KernelView { rtt, syn_retransmits: 1 });
-        assert_eq!(finding.latency(), Some(Duration::from_millis(500)));
-        finding.outcome = Outcome::because(Reason::Refused, Phase::Connect);
-        assert_eq!(finding.latency(), None);
+        result.kernel = Some(KernelView { rtt, syn_retransmits: 0 });
+        assert_eq!(result.latency(), rtt);
+        result.kernel = Some(KernelView { rtt, syn_retransmits: 1 });
+        assert_eq!(result.latency(), Some(Duration::from_millis(500)));
+        result.outcome = Outcome::because(Reason::Refused, Phase::Connect);
+        assert_eq!(result.latency(), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Opens connections. The only module that touches the network outwards.
 //!
-//! A probe never fails: whatever happens is a [`Finding`]. Callers decide what to make of it.
+//! A probe never fails: whatever happens is a [`ProbeResult`]. Callers decide what to make of it.
 //!
 //! ```text
 //! resolve ─▶ access ─▶ connect ─▶ TLS ─▶ dialogue ─▶ hold ─▶ close
@@ -12,10 +12,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::access::{Access, AccessDenied};
 use crate::address::{Address, Host};
-use crate::guard::{Access, Denial};
 use crate::module::{ExpectConnect, Module};
-use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::prober::connect::Connection;
 use crate::prober::deadline::Deadline;
 use crate::prober::dialogue::{Context, Wire};
@@ -61,14 +61,14 @@ pub struct Prober {
 
 /// Why a phase did not complete.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Trouble {
+struct ProbeError {
     reason: Reason,
     errno: Option<i32>,
     /// One line of printable text.
     detail: String,
 }
 
-impl Trouble {
+impl ProbeError {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, errno: None, detail: detail.into() }
     }
@@ -78,19 +78,19 @@ impl Prober {
     /// One that knows where this process listens, to deny that to probes on demand, and how many
     /// sockets it may keep beyond the end of their probes.
     #[must_use]
-    pub fn beside(listeners: Box<[SocketAddr]>, lingering: usize) -> Self {
+    pub fn new(listeners: Box<[SocketAddr]>, lingering: usize) -> Self {
         Self { listeners, linger: Linger::with_limit(lingering), ..Self::default() }
     }
 
     /// Closes in the background, for ever, what ended probes left half-closed for their peers to
     /// close too. Where nobody calls this, the next probes do it.
-    pub async fn tend(&self) {
-        self.linger.tend().await;
+    pub async fn run_linger(&self) {
+        self.linger.run().await;
     }
 
     /// Waits, a quarter of a second at most, until every connection is closed on both sides.
-    pub async fn settle(&self) {
-        self.linger.settle().await;
+    pub async fn drain(&self) {
+        self.linger.drain().await;
     }
 
     /// Whether a connection to `peer` would come back to this process.
@@ -104,35 +104,35 @@ impl Prober {
     }
 
     /// Judges a resolved address.
-    fn judge(&self, probe: &Probe<'_>, peer: SocketAddr) -> Result<(), Denial> {
+    fn judge(&self, probe: &Probe<'_>, peer: SocketAddr) -> Result<(), AccessDenied> {
         let (module, host) = (&probe.module.name, &probe.address.host);
         probe.access.judge(module, host, peer)?;
         if self.is_listener(peer) { probe.access.judge_own(module, host, peer) } else { Ok(()) }
     }
 
     /// Probes the first address of the target.
-    pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> Finding {
+    pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> ProbeResult {
         let deadline = Deadline::begin(probe.timeout);
-        let mut finding = Finding::new(Outcome::Success, probe.timeout);
+        let mut result = ProbeResult::new(Outcome::Success, probe.timeout);
         let Address { host, port } = probe.address;
         if let Err(denial) = probe.access.judge_unresolved(&probe.module.name, host, *port) {
-            deny(&mut finding, denial, journal);
-            finding.duration = deadline.start.elapsed();
-            return finding;
+            deny(&mut result, denial, journal);
+            result.duration = deadline.start.elapsed();
+            return result;
         }
         match self.first_address(&probe, deadline, journal).await {
             Ok(peer) => {
                 let literal = probe.address.host.ip().is_some();
-                finding.phases.resolve =
+                result.phases.resolve =
                     Some(if literal { Duration::ZERO } else { deadline.start.elapsed() });
-                self.run(peer, &probe, deadline, &mut finding, journal).await;
+                self.run(peer, &probe, deadline, &mut result, journal).await;
             }
-            Err(trouble) => {
-                conclude(&mut finding, &trouble, Phase::Resolve, journal);
-                finding.duration = deadline.start.elapsed();
+            Err(error) => {
+                conclude(&mut result, &error, Phase::Resolve, journal);
+                result.duration = deadline.start.elapsed();
             }
         }
-        finding
+        result
     }
 
     /// Probes one address of the target, as if resolved.
@@ -141,12 +141,12 @@ impl Prober {
         peer: SocketAddr,
         probe: Probe<'_>,
         journal: &mut Journal,
-    ) -> Finding {
+    ) -> ProbeResult {
         let deadline = Deadline::begin(probe.timeout);
-        let mut finding = Finding::new(Outcome::Success, probe.timeout);
-        finding.phases.resolve = Some(Duration::ZERO);
-        self.run(peer, &probe, deadline, &mut finding, journal).await;
-        finding
+        let mut result = ProbeResult::new(Outcome::Success, probe.timeout);
+        result.phases.resolve = Some(Duration::ZERO);
+        self.run(peer, &probe, deadline, &mut result, journal).await;
+        result
     }
 
     /// Every address of a host that the module may use, the preferred family first.
@@ -163,7 +163,7 @@ impl Prober {
         self.resolvers
             .all(host, module, deadline)
             .await
-            .map_err(|trouble| (trouble.reason, trouble.detail))
+            .map_err(|error| (error.reason, error.detail))
     }
 
     /// The address to probe.
@@ -172,9 +172,9 @@ impl Prober {
         probe: &Probe<'_>,
         deadline: Deadline,
         journal: &mut Journal,
-    ) -> Result<SocketAddr, Trouble> {
+    ) -> Result<SocketAddr, ProbeError> {
         if probe.timeout.is_zero() {
-            return Err(Trouble::new(Reason::Timeout, "the timeout is zero"));
+            return Err(ProbeError::new(Reason::Timeout, "the timeout is zero"));
         }
         let Address { host, port } = probe.address;
         let ip = match host.literal() {
@@ -199,25 +199,25 @@ impl Prober {
         peer: SocketAddr,
         probe: &Probe<'_>,
         deadline: Deadline,
-        finding: &mut Finding,
+        result: &mut ProbeResult,
         journal: &mut Journal,
     ) {
         let wire = match resolve::scoped(peer, &probe.address.host) {
-            Ok(peer) => self.reach(peer, probe, deadline, finding, journal).await,
-            Err(trouble) => {
-                conclude(finding, &trouble, Phase::Resolve, journal);
+            Ok(peer) => self.reach(peer, probe, deadline, result, journal).await,
+            Err(error) => {
+                conclude(result, &error, Phase::Resolve, journal);
                 None
             }
         };
-        finding.duration = deadline.start.elapsed();
+        result.duration = deadline.start.elapsed();
         // A good probe leaves nothing to read at the usual level.
-        let level = if finding.outcome.is_success() { Level::Debug } else { Level::Info };
+        let level = if result.outcome.is_success() { Level::Debug } else { Level::Info };
         journal.note(level, || {
-            let duration = finding.duration;
-            match finding.outcome.cause() {
+            let duration = result.duration;
+            match result.outcome.cause() {
                 None => format!("success after {duration:?}"),
                 Some((reason, phase)) => {
-                    format!("{}: {reason} in {phase} after {duration:?}", finding.outcome.as_str())
+                    format!("{}: {reason} in {phase} after {duration:?}", result.outcome.as_str())
                 }
             }
         });
@@ -232,19 +232,19 @@ impl Prober {
         peer: SocketAddr,
         probe: &Probe<'_>,
         deadline: Deadline,
-        finding: &mut Finding,
+        result: &mut ProbeResult,
         journal: &mut Journal,
     ) -> Option<Wire> {
         let module = probe.module;
-        finding.peer = Some(peer);
+        result.peer = Some(peer);
         if let Err(denial) = self.judge(probe, peer) {
-            deny(finding, denial, journal);
+            deny(result, denial, journal);
             return None;
         }
         let source = match source(module, peer) {
             Ok(source) => source,
-            Err(trouble) => {
-                conclude(finding, &trouble, Phase::Connect, journal);
+            Err(error) => {
+                conclude(result, &error, Phase::Connect, journal);
                 return None;
             }
         };
@@ -255,8 +255,8 @@ impl Prober {
         let begun = Instant::now();
         match connect::connect(peer, source, deadline).await {
             Ok(Connection { link, kernel }) => {
-                finding.phases.connect = Some(begun.elapsed());
-                finding.kernel = kernel;
+                result.phases.connect = Some(begun.elapsed());
+                result.kernel = kernel;
                 journal.note(Level::Debug, || {
                     let took = begun.elapsed();
                     match kernel.and_then(|it| it.rtt) {
@@ -270,27 +270,27 @@ impl Prober {
                         "the port is open, the module expects it {}",
                         module.expect_connect.as_str()
                     );
-                    let trouble = Trouble::new(Reason::UnexpectedlyOpen, detail);
-                    conclude(finding, &trouble, Phase::Connect, journal);
+                    let error = ProbeError::new(Reason::UnexpectedlyOpen, detail);
+                    conclude(result, &error, Phase::Connect, journal);
                 } else if !module.is_connect_only() {
                     let context = Context { probe, tls: &self.tls, deadline };
                     // Boxed: see above.
-                    let talk = Box::pin(dialogue::talk(&mut wire, context, finding, journal));
-                    if let Err((trouble, phase)) = talk.await {
-                        conclude(finding, &trouble, phase, journal);
+                    let talk = Box::pin(dialogue::talk(&mut wire, context, result, journal));
+                    if let Err((error, phase)) = talk.await {
+                        conclude(result, &error, phase, journal);
                     }
                 }
                 Some(wire)
             }
             Err(failed) => {
-                finding.kernel = failed.kernel;
-                finding.icmp = failed.icmp;
-                finding.errno = failed.trouble.errno;
-                if is_expected(module.expect_connect, failed.trouble.reason) {
-                    let detail = failed.trouble.detail;
+                result.kernel = failed.kernel;
+                result.icmp = failed.icmp;
+                result.errno = failed.error.errno;
+                if is_expected(module.expect_connect, failed.error.reason) {
+                    let detail = failed.error.detail;
                     journal.note(Level::Debug, || format!("not open, as expected: {detail}"));
                 } else {
-                    conclude(finding, &failed.trouble, Phase::Connect, journal);
+                    conclude(result, &failed.error, Phase::Connect, journal);
                 }
                 None
             }
@@ -311,32 +311,32 @@ fn is_expected(expected: ExpectConnect, reason: Reason) -> bool {
 }
 
 /// The address to bind, if the module sets one.
-fn source(module: &Module, peer: SocketAddr) -> Result<Option<IpAddr>, Trouble> {
+fn source(module: &Module, peer: SocketAddr) -> Result<Option<IpAddr>, ProbeError> {
     let Some(text) = &module.source_address else { return Ok(None) };
     let source: IpAddr = text.parse().map_err(|_| {
         let text = text.escape_debug();
-        Trouble::new(Reason::LocalConfig, format!("source_ip_address `{text}` is no IP address"))
+        ProbeError::new(Reason::LocalConfig, format!("source_ip_address `{text}` is no IP address"))
     })?;
     if source.is_ipv4() != peer.is_ipv4() {
         let detail = format!("source_ip_address {source} and {peer} differ in IP version");
-        return Err(Trouble::new(Reason::LocalConfig, detail));
+        return Err(ProbeError::new(Reason::LocalConfig, detail));
     }
     Ok(Some(source))
 }
 
-/// Writes a denial into the finding and the journal.
-fn deny(finding: &mut Finding, denial: Denial, journal: &mut Journal) {
+/// Writes a denial into the result and the journal.
+fn deny(result: &mut ProbeResult, denial: AccessDenied, journal: &mut Journal) {
     let detail = format!("denied by the access rule `{}`", denial.rule);
-    finding.denied_by = Some(denial.rule);
-    conclude(finding, &Trouble::new(Reason::LocalDenied, detail), Phase::Resolve, journal);
+    result.denied_by = Some(denial.rule);
+    conclude(result, &ProbeError::new(Reason::LocalDenied, detail), Phase::Resolve, journal);
 }
 
-/// Writes trouble into the finding and the journal.
-fn conclude(finding: &mut Finding, trouble: &Trouble, phase: Phase, journal: &mut Journal) {
-    finding.outcome = Outcome::because(trouble.reason, phase);
-    finding.errno = trouble.errno;
-    journal.note(Level::Warn, || format!("{phase}: {}", trouble.detail));
-    finding.detail = Some(journal::printable(&trouble.detail).into());
+/// Writes an error into the result and the journal.
+fn conclude(result: &mut ProbeResult, error: &ProbeError, phase: Phase, journal: &mut Journal) {
+    result.outcome = Outcome::because(error.reason, phase);
+    result.errno = error.errno;
+    journal.note(Level::Warn, || format!("{phase}: {}", error.detail));
+    result.detail = Some(journal::printable(&error.detail).into());
 }
 
 #[cfg(test)]

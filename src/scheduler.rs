@@ -28,7 +28,7 @@ use tracing::{debug, info};
 
 use crate::address::Address;
 use crate::monitor::Target;
-use crate::outcome::{Finding, Outcome, Reason};
+use crate::outcome::{Outcome, ProbeResult, Reason};
 use crate::store::{AddressResult, Moment, Row, Store};
 use crate::telemetry::{ModuleCounters, Telemetry};
 
@@ -49,8 +49,8 @@ const LAST_PROBES_WITHIN: Duration = Duration::from_secs(10);
 /// What one run of a target found.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// The finding that stands for the target.
-    pub finding: Finding,
+    /// The result that stands for the target.
+    pub result: ProbeResult,
     /// Every address behind the name, where they are all probed; else empty.
     pub addresses: Box<[AddressResult]>,
 }
@@ -432,33 +432,33 @@ impl Scheduler {
     }
 
     fn finish(&mut self, started: &Started, observation: Observation) {
-        let Observation { finding, addresses } = observation;
+        let Observation { result, addresses } = observation;
         self.in_flight -= 1;
         self.suspects_in_flight -= usize::from(started.suspect);
         self.telemetry.in_flight.fetch_sub(1, Relaxed);
-        started.counters.count(finding.outcome);
+        started.counters.count(result.outcome);
         let store = Arc::clone(&self.store);
         // A target that was removed meanwhile has no row to write to.
         let Some(entry) = self.entry(started.slot) else { return };
         entry.current = None;
         let row = Arc::clone(&entry.row);
-        let transition = store.apply(&row, &finding, addresses, Moment::since_epoch(wall_clock()));
+        let transition = store.apply(&row, &result, addresses, Moment::since_epoch(wall_clock()));
 
         let (monitor, target) = (&row.target.monitor.name, &row.target.address);
         let (reason, detail) = (
-            finding.outcome.cause().map_or("", |(reason, _)| reason.as_str()),
-            finding.detail.as_deref().unwrap_or_default(),
+            result.outcome.cause().map_or("", |(reason, _)| reason.as_str()),
+            result.detail.as_deref().unwrap_or_default(),
         );
         // That a target is well when it is first seen is no news.
         if let Some(transition) = transition.filter(|it| it.is_news()) {
             let (from, to) = (transition.from.as_str(), transition.to.as_str());
             info!(%monitor, %target, from, to, reason, detail, "verdict changed");
         } else {
-            let outcome = finding.outcome.as_str();
+            let outcome = result.outcome.as_str();
             debug!(%monitor, %target, outcome, reason, detail, "probed");
         }
 
-        if row.state().judgement.is_in_doubt() {
+        if row.state().health.is_in_doubt() {
             let retry = self.tick(Instant::now() + row.target.monitor.confirm.retry_interval);
             self.due.push(Reverse((retry, started.slot, Run::Retry)));
         }

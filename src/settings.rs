@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::http::address::{ExternalUrl, ListenAddress};
+use crate::http::url::{ExternalUrl, ListenAddress};
 use crate::log;
 use crate::monitor::Shard;
 
@@ -30,7 +30,7 @@ pub struct Settings {
     pub history_limit: u32,
     /// What is logged and how.
     pub log: log::Settings,
-    /// Trouble with the log flags, to be told once there is a log.
+    /// Problems with the log flags, to be told once there is a log.
     pub log_warning: Option<String>,
     /// Which monitors are ours.
     pub shard: Shard,

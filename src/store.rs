@@ -13,14 +13,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::monitor::Target;
-use crate::outcome::{Finding, KernelView, Outcome};
-use crate::verdict::{Judgement, Pace, Transition, Verdict};
+use crate::outcome::{KernelView, Outcome, ProbeResult};
+use crate::verdict::{HealthState, SlownessWindow, Transition, Verdict};
 
 /// The last outcomes of a target, newest last, two bits each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Strip(u64);
+pub struct OutcomeHistory(u64);
 
-impl Strip {
+impl OutcomeHistory {
     /// How many outcomes are kept.
     pub const LENGTH: usize = 32;
 
@@ -28,7 +28,7 @@ impl Strip {
         self.0 = self.0 << 2 | (outcome.index() as u64 + 1);
     }
 
-    /// Positions in [`Outcome::NAMES`], oldest first, at most [`Strip::LENGTH`].
+    /// Positions in [`Outcome::NAMES`], oldest first, at most [`OutcomeHistory::LENGTH`].
     pub fn outcomes(self) -> impl Iterator<Item = usize> {
         // Zero is an empty place.
         let places = (0..Self::LENGTH).rev().map(move |it| self.0 >> (2 * it) & 3);
@@ -137,9 +137,9 @@ pub struct LastProbe {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     /// Verdict and streaks.
-    pub judgement: Judgement,
+    pub health: HealthState,
     /// How quick the last successful probes were.
-    pub pace: Pace,
+    pub slowness: SlownessWindow,
     /// Probes by outcome, in the order of [`Outcome::NAMES`].
     pub outcomes: [u64; 3],
     /// The last probe, whatever came of it.
@@ -157,7 +157,7 @@ pub struct State {
     /// Durations of the successful probes.
     pub durations: Durations,
     /// The last outcomes.
-    pub strip: Strip,
+    pub history: OutcomeHistory,
     /// What few targets have, elsewhere, since there may be a hundred thousand others.
     rare: Option<Box<Rare>>,
 }
@@ -182,7 +182,7 @@ impl State {
         let old = self
             .last_conclusive_at
             .is_none_or(|at| now.elapsed() > at.elapsed() + 3 * interval + Self::GRACE);
-        inconclusive || old || self.judgement.verdict() == Verdict::Unknown
+        inconclusive || old || self.health.verdict() == Verdict::Unknown
     }
 
     /// Earliest expiry among the certificates last sent, Unix seconds.
@@ -200,48 +200,48 @@ impl State {
     fn apply(
         &mut self,
         target: &Target,
-        finding: &Finding,
+        result: &ProbeResult,
         addresses: Box<[AddressResult]>,
         bounds: &[f64],
         now: Moment,
     ) -> Option<Transition> {
-        self.outcomes[finding.outcome.index()] += 1;
-        self.strip.push(finding.outcome);
-        match finding.outcome {
+        self.outcomes[result.outcome.index()] += 1;
+        self.history.push(result.outcome);
+        match result.outcome {
             Outcome::Inconclusive(..) => {}
             Outcome::Success | Outcome::Failure(..) => {
-                self.last_success = Some(finding.outcome.is_success());
+                self.last_success = Some(result.outcome.is_success());
                 self.last_conclusive_at = Some(now);
             }
         }
-        if finding.outcome.is_success() {
-            self.pace.apply(finding.duration, target.monitor.slow, target.monitor.timeout);
-            let seconds = finding.duration.as_secs_f64();
+        if result.outcome.is_success() {
+            self.slowness.apply(result.duration, target.monitor.slow, target.monitor.timeout);
+            let seconds = result.duration.as_secs_f64();
             self.durations.sum += seconds;
             let bucket = bounds.partition_point(|&bound| bound < seconds);
             if bucket < bounds.len() {
                 self.durations.count(bucket);
             }
         }
-        if let Some(KernelView { rtt, syn_retransmits }) = finding.kernel {
+        if let Some(KernelView { rtt, syn_retransmits }) = result.kernel {
             self.rtt = rtt.map(Span::from).or(self.rtt);
             self.syn_retransmits += u64::from(syn_retransmits);
         }
-        if let Some(expiry) = finding.tls.as_ref().and_then(|it| it.earliest_expiry) {
+        if let Some(expiry) = result.tls.as_ref().and_then(|it| it.earliest_expiry) {
             self.rare.get_or_insert_default().certificate_not_after = Some(expiry);
         }
         if !addresses.is_empty() {
             self.rare.get_or_insert_default().addresses = addresses;
         }
         self.last = Some(LastProbe {
-            outcome: finding.outcome,
+            outcome: result.outcome,
             at: now,
-            duration: finding.duration.into(),
-            ip: finding.peer.map(|it| it.ip()),
-            latency: finding.latency().map(Span::from),
-            detail: finding.detail.clone(),
+            duration: result.duration.into(),
+            ip: result.peer.map(|it| it.ip()),
+            latency: result.latency().map(Span::from),
+            detail: result.detail.clone(),
         });
-        let transition = self.judgement.apply(finding.outcome, target.monitor.confirm.thresholds);
+        let transition = self.health.apply(result.outcome, target.monitor.confirm.thresholds);
         if transition.is_some() {
             self.last_change_at = Some(now);
         }
@@ -320,20 +320,20 @@ impl Store {
         let mut state = row.state().clone();
         let (old, new) = (&row.target.monitor, &target.monitor);
         if (old.slow, old.timeout) != (new.slow, new.timeout) {
-            state.pace = Pace::default();
+            state.slowness = SlownessWindow::default();
         }
         Arc::new(Row::new(target, state))
     }
 
-    /// Takes one finding into account. `now` is its end.
+    /// Takes one result into account. `now` is its end.
     pub(crate) fn apply(
         &self,
         row: &Row,
-        finding: &Finding,
+        result: &ProbeResult,
         addresses: Box<[AddressResult]>,
         now: Moment,
     ) -> Option<Transition> {
-        row.state().apply(&row.target, finding, addresses, &self.bounds.load(), now)
+        row.state().apply(&row.target, result, addresses, &self.bounds.load(), now)
     }
 }
 

@@ -72,19 +72,19 @@ impl Transition {
 ///
 /// Invariant: at most one of the two streaks is above zero.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Judgement {
+pub struct HealthState {
     verdict: Verdict,
     failures: u32,
     successes: u32,
 }
 
-impl Default for Judgement {
+impl Default for HealthState {
     fn default() -> Self {
         Self { verdict: Verdict::Unknown, failures: 0, successes: 0 }
     }
 }
 
-impl Judgement {
+impl HealthState {
     /// Takes one outcome into account and reports the change of verdict, if any.
     pub fn apply(&mut self, outcome: Outcome, thresholds: Thresholds) -> Option<Transition> {
         let from = self.verdict;
@@ -143,13 +143,13 @@ impl Judgement {
 
 /// How quick the last successful probes were. Most of them decide: a single slow one is no news.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Pace {
+pub struct SlownessWindow {
     /// One bit for each of the last probes, the newest lowest.
     slow: u8,
     near_timeout: u8,
 }
 
-impl Pace {
+impl SlownessWindow {
     /// How many successful probes are judged together.
     pub const PROBES: u32 = 5;
 
@@ -209,15 +209,15 @@ mod tests {
 
     #[track_caller]
     fn check(failures: u32, successes: u32, outcomes: &str, expected: &str) {
-        let mut judgement = Judgement::default();
+        let mut health = HealthState::default();
         let mut verdicts = String::new();
         for it in outcomes.chars() {
-            let before = judgement.verdict();
-            let transition = judgement.apply(outcome(it), thresholds(failures, successes));
-            let after = judgement.verdict();
+            let before = health.verdict();
+            let transition = health.apply(outcome(it), thresholds(failures, successes));
+            let after = health.verdict();
             let change = (before != after).then_some(Transition { from: before, to: after });
             assert_eq!(transition, change, "{outcomes}");
-            assert!(judgement.failures == 0 || judgement.successes == 0, "{outcomes}");
+            assert!(health.failures == 0 || health.successes == 0, "{outcomes}");
             verdicts.push(letter(after));
         }
         assert_eq!(verdicts, expected, "failures {failures}, successes {successes}: {outcomes}");
@@ -291,12 +291,12 @@ mod tests {
     /// Judges successes that took so many seconds, with `slow` 1 s and a timeout of 10 s.
     #[track_caller]
     fn check_pace(durations: &[u64], slow: bool, near_timeout: bool) {
-        let mut pace = Pace::default();
+        let mut slowness = SlownessWindow::default();
         for &it in durations {
             let slow = Some(Duration::from_secs(1));
-            pace.apply(Duration::from_secs(it), slow, Duration::from_secs(10));
+            slowness.apply(Duration::from_secs(it), slow, Duration::from_secs(10));
         }
-        let found = (pace.is_slow(), pace.is_near_timeout());
+        let found = (slowness.is_slow(), slowness.is_near_timeout());
         assert_eq!(found, (slow, near_timeout), "{durations:?}");
     }
 
@@ -315,10 +315,10 @@ mod tests {
 
     #[test]
     fn a_target_without_a_bound_is_never_slow() {
-        let mut pace = Pace::default();
+        let mut slowness = SlownessWindow::default();
         for _ in 0..10 {
-            pace.apply(Duration::from_secs(9), None, Duration::from_secs(10));
+            slowness.apply(Duration::from_secs(9), None, Duration::from_secs(10));
         }
-        assert_eq!((pace.is_slow(), pace.is_near_timeout()), (false, true));
+        assert_eq!((slowness.is_slow(), slowness.is_near_timeout()), (false, true));
     }
 }

@@ -10,13 +10,13 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
+use crate::access::Access;
 use crate::address::{self, Address};
 use crate::cli::report::{self, Colour, Statistics};
 use crate::config::{Config, ModuleEntry};
-use crate::guard::Access;
 use crate::limits::Limits;
 use crate::module::Module;
-use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 
@@ -208,7 +208,7 @@ impl Session<'_> {
                 // Interrupted by the user, who wants to see what there is.
                 _ = tokio::signal::ctrl_c() => Ok(()),
             };
-            self.prober.settle().await;
+            self.prober.drain().await;
             ended
         });
         runtime.shutdown_background();
@@ -230,26 +230,26 @@ impl Session<'_> {
             let (module, timeout) = (&*self.module, self.timeout);
             let (prober, access) = (&self.prober, &self.access);
             let looks = self.items.iter().map(|item| probe(prober, access, module, timeout, item));
-            let mut findings = stream::iter(looks).buffered(at_once).enumerate();
+            let mut results = stream::iter(looks).buffered(at_once).enumerate();
             let mut found = Vec::with_capacity(self.items.len());
-            while let Some((index, finding)) = findings.next().await {
+            while let Some((index, result)) = results.next().await {
                 if progress && index % 16 == 0 {
                     let _ = write!(io::stderr().lock(), "\r{index}/{} ", self.items.len());
                 }
                 let name = &self.items[index].name;
                 let text = if self.words.json {
-                    format!("{}\n", report::object(name, &module.name, &finding))
-                } else if many && !finding.outcome.is_success() {
+                    format!("{}\n", report::object(name, &module.name, &result))
+                } else if many && !result.outcome.is_success() {
                     String::new()
                 } else {
-                    report::lines(name, self.width, &finding, self.colour)
+                    report::lines(name, self.width, &result, self.colour)
                 };
                 print(&text, progress)?;
-                found.push(finding);
+                found.push(result);
             }
-            drop(findings);
-            for (item, finding) in self.items.iter_mut().zip(&found) {
-                item.statistics.add(finding);
+            drop(results);
+            for (item, result) in self.items.iter_mut().zip(&found) {
+                item.statistics.add(result);
             }
             round += 1;
             if round == self.words.count {
@@ -286,13 +286,15 @@ async fn probe(
     module: &Module,
     timeout: Duration,
     item: &Item,
-) -> Finding {
+) -> ProbeResult {
     match &item.address {
         Ok(address) => {
             let probe = Probe { address, module, hostname: None, timeout, access };
             prober.probe(probe, &mut Journal::off()).await
         }
-        Err(_) => Finding::new(Outcome::because(Reason::InvalidTarget, Phase::Resolve), timeout),
+        Err(_) => {
+            ProbeResult::new(Outcome::because(Reason::InvalidTarget, Phase::Resolve), timeout)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 
 /// Whether text may carry colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,19 +31,19 @@ impl Colour {
 
 /// One probe in a few lines: what, its times, and on anything but a success why and what to do.
 #[must_use]
-pub fn lines(target: &str, width: usize, finding: &Finding, colour: Colour) -> String {
-    let word = match finding.outcome.cause() {
+pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -> String {
+    let word = match result.outcome.cause() {
         None => "open".to_owned(),
         Some((reason, _)) => reason.to_string(),
     };
-    let word = colour.paint(finding.outcome, &format!("{word:<17}"));
-    let mut text = format!("{target:<width$}  {word} {:>10}", Millis(finding.duration).to_string());
+    let word = colour.paint(result.outcome, &format!("{word:<17}"));
+    let mut text = format!("{target:<width$}  {word} {:>10}", Millis(result.duration).to_string());
     for phase in Phase::ALL {
-        if let Some(time) = finding.phases.of(phase) {
+        if let Some(time) = result.phases.of(phase) {
             let _ = write!(text, "  {phase} {}", Millis(time));
         }
     }
-    if let Some(kernel) = finding.kernel {
+    if let Some(kernel) = result.kernel {
         if let Some(rtt) = kernel.rtt {
             let _ = write!(text, "  rtt {}", Millis(rtt));
         }
@@ -51,27 +51,27 @@ pub fn lines(target: &str, width: usize, finding: &Finding, colour: Colour) -> S
             let _ = write!(text, "  {} SYN sent again", kernel.syn_retransmits);
         }
     }
-    if let Some(peer) = finding.peer
+    if let Some(peer) = result.peer
         && target != peer.to_string()
     {
         let _ = write!(text, "  at {}", peer.ip());
     }
     text.push('\n');
-    if let Some(version) = finding.tls.as_ref().and_then(|it| it.version) {
+    if let Some(version) = result.tls.as_ref().and_then(|it| it.version) {
         let _ = write!(text, "{:width$}  {version}", "");
-        if let Some(leaf) = finding.tls.as_ref().and_then(|it| it.leaf.as_ref()) {
+        if let Some(leaf) = result.tls.as_ref().and_then(|it| it.leaf.as_ref()) {
             let until = jiff::Timestamp::from_second(leaf.not_after)
                 .map_or_else(|_| leaf.not_after.to_string(), |it| it.to_string());
             let _ = write!(text, ", {} until {until}", leaf.subject);
         }
         text.push('\n');
     }
-    if let Some((reason, phase)) = finding.outcome.cause() {
-        let _ = write!(text, "{:width$}  {} in {phase}", "", finding.outcome.as_str());
-        if let Some(detail) = &finding.detail {
+    if let Some((reason, phase)) = result.outcome.cause() {
+        let _ = write!(text, "{:width$}  {} in {phase}", "", result.outcome.as_str());
+        if let Some(detail) = &result.detail {
             let _ = write!(text, ": {detail}");
         }
-        if let Some(offender) = finding.icmp.and_then(|it| it.offender) {
+        if let Some(offender) = result.icmp.and_then(|it| it.offender) {
             let _ = write!(text, " (said {offender})");
         }
         let _ = writeln!(text, "\n{:width$}  {}", "", reason.advice());
@@ -81,7 +81,7 @@ pub fn lines(target: &str, width: usize, finding: &Finding, colour: Colour) -> S
 
 /// One probe as a JSON object.
 #[must_use]
-pub fn object(target: &str, module: &str, finding: &Finding) -> Value {
+pub fn object(target: &str, module: &str, result: &ProbeResult) -> Value {
     let mut object = Map::new();
     let mut add = |key: &str, value: Value| {
         if !value.is_null() {
@@ -90,31 +90,31 @@ pub fn object(target: &str, module: &str, finding: &Finding) -> Value {
     };
     add("target", json!(target));
     add("module", json!(module));
-    add("outcome", json!(finding.outcome.as_str()));
-    if let Some((reason, phase)) = finding.outcome.cause() {
+    add("outcome", json!(result.outcome.as_str()));
+    if let Some((reason, phase)) = result.outcome.cause() {
         add("reason", json!(reason.as_str()));
         add("phase", json!(phase.as_str()));
         add("advice", json!(reason.advice()));
     }
-    add("detail", json!(finding.detail));
-    add("address", json!(finding.peer.map(|it| it.ip().to_string())));
-    add("duration_seconds", json!(finding.duration.as_secs_f64()));
-    add("timeout_seconds", json!(finding.timeout.as_secs_f64()));
+    add("detail", json!(result.detail));
+    add("address", json!(result.peer.map(|it| it.ip().to_string())));
+    add("duration_seconds", json!(result.duration.as_secs_f64()));
+    add("timeout_seconds", json!(result.timeout.as_secs_f64()));
     let phases: Map<String, Value> = Phase::ALL
         .into_iter()
-        .filter_map(|it| Some((it.to_string(), json!(finding.phases.of(it)?.as_secs_f64()))))
+        .filter_map(|it| Some((it.to_string(), json!(result.phases.of(it)?.as_secs_f64()))))
         .collect();
     add("phase_seconds", Value::Object(phases));
-    if let Some(kernel) = finding.kernel {
+    if let Some(kernel) = result.kernel {
         add("rtt_seconds", json!(kernel.rtt.map(|it| it.as_secs_f64())));
         add("syn_retransmits", json!(kernel.syn_retransmits));
     }
-    add("errno", json!(finding.errno));
-    if let Some(icmp) = finding.icmp {
+    add("errno", json!(result.errno));
+    if let Some(icmp) = result.icmp {
         let offender = icmp.offender.map(|it| it.to_string());
         add("icmp", json!({"type": icmp.kind, "code": icmp.code, "offender": offender}));
     }
-    if let Some(tls) = &finding.tls {
+    if let Some(tls) = &result.tls {
         let not_after = tls.leaf.as_ref().map(|it| it.not_after);
         let subject = tls.leaf.as_ref().map(|it| &it.subject);
         add("tls", json!({"version": tls.version, "subject": subject, "not_after": not_after}));
@@ -141,13 +141,13 @@ struct Latencies {
 
 impl Statistics {
     /// Takes one probe into account.
-    pub fn add(&mut self, finding: &Finding) {
-        self.outcomes[finding.outcome.index()] += 1;
-        if let Some((reason, _)) = finding.outcome.cause() {
+    pub fn add(&mut self, result: &ProbeResult) {
+        self.outcomes[result.outcome.index()] += 1;
+        if let Some((reason, _)) = result.outcome.cause() {
             *self.reasons.entry(reason).or_default() += 1;
         }
-        self.syn_retransmits += finding.kernel.map_or(0, |it| u64::from(it.syn_retransmits));
-        if let Some(latency) = finding.latency() {
+        self.syn_retransmits += result.kernel.map_or(0, |it| u64::from(it.syn_retransmits));
+        if let Some(latency) = result.latency() {
             let all = &mut self.latencies;
             all.least = if all.count == 0 { latency } else { all.least.min(latency) };
             all.most = all.most.max(latency);
@@ -232,23 +232,23 @@ mod tests {
     use super::*;
     use crate::outcome::KernelView;
 
-    fn success() -> Finding {
-        let mut finding = Finding::new(Outcome::Success, Duration::from_secs(5));
-        finding.duration = Duration::from_micros(1234);
-        finding.phases.resolve = Some(Duration::ZERO);
-        finding.phases.connect = Some(Duration::from_micros(1100));
+    fn success() -> ProbeResult {
+        let mut result = ProbeResult::new(Outcome::Success, Duration::from_secs(5));
+        result.duration = Duration::from_micros(1234);
+        result.phases.resolve = Some(Duration::ZERO);
+        result.phases.connect = Some(Duration::from_micros(1100));
         let rtt = Some(Duration::from_micros(930));
-        finding.kernel = Some(KernelView { rtt, syn_retransmits: 0 });
-        finding.peer = Some("192.0.2.1:22".parse().unwrap());
-        finding
+        result.kernel = Some(KernelView { rtt, syn_retransmits: 0 });
+        result.peer = Some("192.0.2.1:22".parse().unwrap());
+        result
     }
 
-    fn refusal() -> Finding {
+    fn refusal() -> ProbeResult {
         let outcome = Outcome::because(Reason::Refused, Phase::Connect);
-        let mut finding = Finding::new(outcome, Duration::from_secs(5));
-        finding.duration = Duration::from_millis(12);
-        finding.detail = Some("connection refused".into());
-        finding
+        let mut result = ProbeResult::new(outcome, Duration::from_secs(5));
+        result.duration = Duration::from_millis(12);
+        result.detail = Some("connection refused".into());
+        result
     }
 
     #[test]
@@ -285,8 +285,8 @@ mod tests {
     #[test]
     fn statistics_add_up() {
         let mut statistics = Statistics::default();
-        for finding in [success(), success(), refusal()] {
-            statistics.add(&finding);
+        for result in [success(), success(), refusal()] {
+            statistics.add(&result);
         }
         let expected = "--- db:22: 3 probes, 2 open, 1 failed, 33% failure, 1 refused\n    \
                         latency min/mean/max 0.93 ms/0.93 ms/0.93 ms\n";

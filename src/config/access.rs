@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::access::{Access, Rule, Rules};
 use crate::config::ModuleEntry;
 use crate::config::read::{Fields, Place, Report, entries, items, text};
 use crate::config::yaml::{Kind, Node};
-use crate::guard::{Access, Rule, Rules};
 
 /// Reads `access:`.
 pub(super) fn access(

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::access::{Access, Rule, Rules};
 use crate::config::files::hexadecimal;
 use crate::config::{Config, ModuleEntry, duration};
-use crate::guard::{Access, Rule, Rules};
 use crate::module::pattern::Pattern;
 use crate::module::{Expect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings};
 use crate::monitor::{Endpoint, Monitor};

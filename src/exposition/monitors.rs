@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::exposition::page::{Kind, Labels, Page, Value, label};
 use crate::outcome::Outcome;
 use crate::store::{Moment, Row, Snapshot, State, Store};
-use crate::verdict::{Pace, Verdict};
+use crate::verdict::{SlownessWindow, Verdict};
 
 /// Labels that the exporter sets itself, which monitors cannot.
 pub const BUILT_IN_LABELS: [&str; 9] =
@@ -69,7 +69,7 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
     let name = "tcp_monitor_up";
     let help = "Verdict after confirmation: 1 up, 0 down, absent while unknown.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
-        match state.judgement.verdict() {
+        match state.health.verdict() {
             Verdict::Unknown => {}
             Verdict::Up => page.sample(name, &labels, true),
             Verdict::Down => page.sample(name, &labels, false),
@@ -100,12 +100,12 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
     let name = "tcp_monitor_consecutive_failures";
     let help = "Failures since the last success; inconclusive probes neither raise nor clear it.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
-        page.sample(name, &labels, state.judgement.consecutive_failures());
+        page.sample(name, &labels, state.health.consecutive_failures());
     })?;
     let name = "tcp_monitor_consecutive_successes";
     let help = "Successes since the last failure; inconclusive probes neither raise nor clear it.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
-        page.sample(name, &labels, state.judgement.consecutive_successes());
+        page.sample(name, &labels, state.health.consecutive_successes());
     })?;
     let name = "tcp_monitor_last_probe_timestamp_seconds";
     let help = "End of the last conclusive probe.";
@@ -148,18 +148,18 @@ fn while_true(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<(
         row.state().is_stale(row.target.monitor.interval, now).then_some(true)
     })?;
     // Down is worse than slow.
-    let while_it_answers = |row: &Row, holds: fn(Pace) -> bool| {
+    let while_it_answers = |row: &Row, holds: fn(SlownessWindow) -> bool| {
         let state = row.state();
-        (holds(state.pace) && state.judgement.verdict() != Verdict::Down).then_some(true)
+        (holds(state.slowness) && state.health.verdict() != Verdict::Down).then_some(true)
     };
     let name = "tcp_monitor_slow";
     let help = "1 while most of the last five successful probes took longer than slow, absent \
                 otherwise and while down.";
-    gauge(rows, page, name, help, |row| while_it_answers(row, Pace::is_slow))?;
+    gauge(rows, page, name, help, |row| while_it_answers(row, SlownessWindow::is_slow))?;
     let name = "tcp_monitor_near_timeout";
     let help = "1 while most of the last five successful probes took more than half of the \
                 timeout, absent otherwise and while down.";
-    gauge(rows, page, name, help, |row| while_it_answers(row, Pace::is_near_timeout))
+    gauge(rows, page, name, help, |row| while_it_answers(row, SlownessWindow::is_near_timeout))
 }
 
 /// One gauge, for the rows that have a value.

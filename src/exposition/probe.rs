@@ -5,57 +5,57 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::exposition::page::{Kind, Page};
-use crate::outcome::{DialogueFinding, Finding, Phase, Reason, TlsFinding};
+use crate::outcome::{DialogueDetails, Phase, ProbeResult, Reason, TlsDetails};
 
 /// Last chain expiry of certificates that nobody verified: the zero time of Go, which rules
 /// written for `blackbox_exporter` expect.
 const NO_CHAIN: i64 = -62_135_596_800;
 
-pub(super) fn write(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
+pub(super) fn write(result: &ProbeResult, page: &mut Page<'_>) -> io::Result<()> {
     page.gauge(
         "probe_success",
         "Displays whether or not the probe was a success",
-        finding.outcome.is_success(),
+        result.outcome.is_success(),
     )?;
     page.gauge(
         "probe_duration_seconds",
         "Returns how long the probe took to complete in seconds",
-        finding.duration,
+        result.duration,
     )?;
-    page.gauge("probe_timeout_seconds", "Returns the probe timeout in seconds", finding.timeout)?;
+    page.gauge("probe_timeout_seconds", "Returns the probe timeout in seconds", result.timeout)?;
     // A target whose text names no host and port was never looked up.
-    if finding.outcome.cause().is_none_or(|(reason, _)| reason != Reason::InvalidTarget) {
-        resolution(finding, page)?;
+    if result.outcome.cause().is_none_or(|(reason, _)| reason != Reason::InvalidTarget) {
+        resolution(result, page)?;
     }
-    if let Some((reason, phase)) = finding.outcome.cause() {
+    if let Some((reason, phase)) = result.outcome.cause() {
         let name = "probe_failure_info";
         page.family(name, Kind::Gauge, "Why and in which phase the probe failed")?;
         page.sample(name, &[("phase", phase.as_str()), ("reason", reason.as_str())], true);
     }
-    phases(finding, page)?;
-    kernel(finding, page)?;
-    dialogue(finding, page)?;
-    finding.tls.as_deref().map_or(Ok(()), |it| tls(it, page))
+    phases(result, page)?;
+    kernel(result, page)?;
+    dialogue(result, page)?;
+    result.tls.as_deref().map_or(Ok(()), |it| tls(it, page))
 }
 
-fn resolution(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
+fn resolution(result: &ProbeResult, page: &mut Page<'_>) -> io::Result<()> {
     page.gauge(
         "probe_dns_lookup_time_seconds",
         "Returns the time taken for probe dns lookup in seconds",
-        finding.phases.resolve.unwrap_or_else(|| {
+        result.phases.resolve.unwrap_or_else(|| {
             // A lookup that failed took all the time there was.
-            if finding.peer.is_none() { finding.duration } else { std::time::Duration::ZERO }
+            if result.peer.is_none() { result.duration } else { std::time::Duration::ZERO }
         }),
     )?;
     page.gauge(
         "probe_ip_protocol",
         "Specifies whether probe ip protocol is IP4 or IP6",
-        finding.peer.map_or(0_u32, |it| if it.is_ipv4() { 4 } else { 6 }),
+        result.peer.map_or(0_u32, |it| if it.is_ipv4() { 4 } else { 6 }),
     )?;
     page.gauge(
         "probe_ip_addr_hash",
         "Specifies the hash of IP address. It's useful to detect if the IP address changes.",
-        finding.peer.map_or(0, address_hash),
+        result.peer.map_or(0, address_hash),
     )
 }
 
@@ -72,19 +72,19 @@ fn address_hash(peer: SocketAddr) -> u32 {
     }
 }
 
-fn phases(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
+fn phases(result: &ProbeResult, page: &mut Page<'_>) -> io::Result<()> {
     let name = "probe_phase_duration_seconds";
     page.family(name, Kind::Gauge, "Duration of each phase that completed")?;
     for phase in Phase::ALL {
-        if let Some(duration) = finding.phases.of(phase) {
+        if let Some(duration) = result.phases.of(phase) {
             page.sample(name, &[("phase", phase.as_str())], duration);
         }
     }
     Ok(())
 }
 
-fn kernel(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
-    let Some(kernel) = finding.kernel else { return Ok(()) };
+fn kernel(result: &ProbeResult, page: &mut Page<'_>) -> io::Result<()> {
+    let Some(kernel) = result.kernel else { return Ok(()) };
     if let Some(rtt) = kernel.rtt {
         page.gauge(
             "probe_tcp_rtt_seconds",
@@ -100,10 +100,10 @@ fn kernel(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
     )
 }
 
-fn dialogue(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
+fn dialogue(result: &ProbeResult, page: &mut Page<'_>) -> io::Result<()> {
     // Always there, as up to version 0.27 of blackbox_exporter: a rule on them needs no `or`.
-    let none = DialogueFinding::default();
-    let dialogue = finding.dialogue.as_deref().unwrap_or(&none);
+    let none = DialogueDetails::default();
+    let dialogue = result.dialogue.as_deref().unwrap_or(&none);
     page.gauge(
         "probe_failed_due_to_regex",
         "Indicates if probe failed due to regex",
@@ -129,7 +129,7 @@ fn dialogue(finding: &Finding, page: &mut Page<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn tls(tls: &TlsFinding, page: &mut Page<'_>) -> io::Result<()> {
+fn tls(tls: &TlsDetails, page: &mut Page<'_>) -> io::Result<()> {
     if let Some(expiry) = tls.earliest_expiry {
         page.gauge(
             "probe_ssl_earliest_cert_expiry",

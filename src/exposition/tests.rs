@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::monitor::Policy;
 use crate::monitor::tests::{change, monitor};
-use crate::outcome::{DialogueFinding, KernelView, Outcome, Phase, Reason};
+use crate::outcome::{DialogueDetails, KernelView, Outcome, Phase, Reason};
 
 #[test]
 fn open_metrics_only_for_those_who_prefer_it() {
@@ -40,15 +40,15 @@ fn open_metrics_only_for_those_who_prefer_it() {
     }
 }
 
-fn finding(outcome: Outcome) -> Finding {
-    let mut finding = Finding::new(outcome, Duration::from_millis(9_500));
-    finding.duration = Duration::from_micros(250);
-    finding
+fn result(outcome: Outcome) -> ProbeResult {
+    let mut result = ProbeResult::new(outcome, Duration::from_millis(9_500));
+    result.duration = Duration::from_micros(250);
+    result
 }
 
 #[test]
 fn a_refused_probe_says_why() {
-    let mut refused = finding(Outcome::because(Reason::Refused, Phase::Connect));
+    let mut refused = result(Outcome::because(Reason::Refused, Phase::Connect));
     refused.peer = Some("127.0.0.1:5432".parse().unwrap());
     refused.phases.resolve = Some(Duration::ZERO);
     refused.kernel = Some(KernelView { rtt: None, syn_retransmits: 0 });
@@ -93,9 +93,9 @@ probe_failed_due_to_bytes 0
 
 #[test]
 fn captured_labels_are_escaped() {
-    let mut success = finding(Outcome::Success);
+    let mut success = result(Outcome::Success);
     let labels = Some(vec![("banner".to_owned(), "a \"b\"\\\n\u{fffd}".to_owned())]);
-    success.dialogue = Some(Box::new(DialogueFinding { labels, ..DialogueFinding::default() }));
+    success.dialogue = Some(Box::new(DialogueDetails { labels, ..DialogueDetails::default() }));
     let text = probe(&success, Format::Classic);
     assert!(
         text.contains("probe_expect_info{banner=\"a \\\"b\\\"\\\\\\n\u{fffd}\"} 1\n"),
@@ -105,12 +105,12 @@ fn captured_labels_are_escaped() {
 
 #[test]
 fn an_unparsable_target_was_never_looked_up() {
-    let invalid = finding(Outcome::because(Reason::InvalidTarget, Phase::Resolve));
+    let invalid = result(Outcome::because(Reason::InvalidTarget, Phase::Resolve));
     let text = probe(&invalid, Format::Classic);
     assert!(!text.contains("probe_ip_protocol") && !text.contains("dns_lookup"), "{text}");
 }
 
-/// So many seconds after the findings of these tests.
+/// So many seconds after the results of these tests.
 fn moment(seconds: u64) -> Moment {
     Moment::since_epoch(Duration::from_secs(1_000_000_000 + seconds))
 }
@@ -124,7 +124,7 @@ fn series(store: &Store) -> Vec<String> {
 /// The names and labels of all series of a page.
 fn all_series(store: &Store) -> Vec<String> {
     let mut page = Vec::new();
-    let (telemetry, own) = (Telemetry::default(), Own::starting());
+    let (telemetry, own) = (Telemetry::default(), ExporterMetrics::starting());
     metrics(store, &telemetry, &own, moment(0), Format::Classic, &mut page).unwrap();
     let text = String::from_utf8(page).unwrap();
     text.lines()
@@ -139,13 +139,13 @@ fn the_series_of_a_target_are_the_same_whatever_happens() {
     let target = monitor("db", "db.example.com", &[5432]).targets().next().unwrap();
     let row = Store::row(target);
     store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
-    let apply = |finding: &Finding| store.apply(&row, finding, Box::default(), moment(0));
+    let apply = |result: &ProbeResult| store.apply(&row, result, Box::default(), moment(0));
 
     let before = series(&store);
     assert!(before.iter().any(|it| it.contains("probes_total{monitor=\"db\"")), "{before:?}");
     assert!(!before.iter().any(|it| it.starts_with("tcp_monitor_up")), "{before:?}");
 
-    let mut success = finding(Outcome::Success);
+    let mut success = result(Outcome::Success);
     success.peer = Some("192.0.2.1:5432".parse().unwrap());
     success.kernel = Some(KernelView { rtt: Some(Duration::from_micros(30)), syn_retransmits: 0 });
     apply(&success);
@@ -156,7 +156,7 @@ fn the_series_of_a_target_are_the_same_whatever_happens() {
 
     for reason in [Reason::Refused, Reason::DnsNxdomain, Reason::LocalResources, Reason::Timeout] {
         for _ in 0..4 {
-            apply(&finding(Outcome::because(reason, Phase::Connect)));
+            apply(&result(Outcome::because(reason, Phase::Connect)));
             assert_eq!(series(&store), up, "{reason}");
         }
     }
@@ -174,12 +174,12 @@ fn a_verdict_is_stale_until_probed_after_inconclusive_probes_and_when_old() {
     store.replace(vec![Arc::clone(&row)], &[]);
     let stale = |seconds| {
         let mut page = Vec::new();
-        let (telemetry, own) = (Telemetry::default(), Own::starting());
+        let (telemetry, own) = (Telemetry::default(), ExporterMetrics::starting());
         metrics(&store, &telemetry, &own, moment(seconds), Format::Classic, &mut page).unwrap();
         let text = String::from_utf8(page).unwrap();
         text.contains("tcp_monitor_stale{monitor=\"db\",target=\"192.0.2.1:1\"} 1\n")
     };
-    let apply = |outcome| store.apply(&row, &finding(outcome), Box::default(), moment(0));
+    let apply = |outcome| store.apply(&row, &result(outcome), Box::default(), moment(0));
     assert!(stale(0));
     apply(Outcome::because(Reason::Refused, Phase::Connect));
     assert!(stale(0), "one failure of three is no verdict");
@@ -199,10 +199,10 @@ fn a_target_is_slow_or_near_its_timeout_only_while_it_is_and_answers() {
     let row = Store::row(monitor.targets().next().unwrap());
     store.replace(vec![Arc::clone(&row)], &[]);
     let apply = |outcome, seconds, times| {
-        let mut finding = finding(outcome);
-        finding.duration = Duration::from_secs(seconds);
+        let mut result = result(outcome);
+        result.duration = Duration::from_secs(seconds);
         for _ in 0..times {
-            store.apply(&row, &finding, Box::default(), moment(0));
+            store.apply(&row, &result, Box::default(), moment(0));
         }
     };
     let marks = || -> Vec<_> {
@@ -236,12 +236,12 @@ fn histograms_add_up() {
     let row = Store::row(monitor("db", "192.0.2.1", &[1]).targets().next().unwrap());
     store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
     for millis in [50, 100, 500, 5_000] {
-        let mut success = finding(Outcome::Success);
+        let mut success = result(Outcome::Success);
         success.duration = Duration::from_millis(millis);
         store.apply(&row, &success, Box::default(), moment(0));
     }
     let mut page = Vec::new();
-    let (telemetry, own) = (Telemetry::default(), Own::starting());
+    let (telemetry, own) = (Telemetry::default(), ExporterMetrics::starting());
     metrics(&store, &telemetry, &own, moment(0), Format::Classic, &mut page).unwrap();
     let text = String::from_utf8(page).unwrap();
     let labels = "monitor=\"db\",target=\"192.0.2.1:1\"";
@@ -264,7 +264,7 @@ fn every_reason_is_counted_from_zero() {
         (Format::Classic, "# TYPE tcp_probe_exporter_probes_total counter"),
         (Format::OpenMetrics, "# TYPE tcp_probe_exporter_probes counter"),
     ] {
-        let text = Own::starting().encode(&telemetry, format);
+        let text = ExporterMetrics::starting().encode(&telemetry, format);
         assert!(text.contains(name), "{text}");
         for &reason in Reason::ALL {
             let line = format!("reason=\"{reason}\"}} 0");

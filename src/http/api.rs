@@ -13,12 +13,12 @@ use crate::store::{LastProbe, Moment, Row, Snapshot, Span};
 
 /// Which targets are asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct TargetFilter {
     monitor: Option<String>,
     verdict: Option<String>,
 }
 
-impl Wanted {
+impl TargetFilter {
     /// Reads `monitor` and `verdict`.
     #[must_use]
     pub fn parse(query: &Query) -> Self {
@@ -28,8 +28,7 @@ impl Wanted {
 
     fn includes(&self, row: &Row) -> bool {
         let named = self.monitor.as_ref().is_none_or(|it| **it == *row.target.monitor.name);
-        named
-            && self.verdict.as_ref().is_none_or(|it| it == row.state().judgement.verdict().as_str())
+        named && self.verdict.as_ref().is_none_or(|it| it == row.state().health.verdict().as_str())
     }
 }
 
@@ -37,10 +36,10 @@ impl Wanted {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn targets(rows: &Snapshot, wanted: &Wanted, out: &mut dyn io::Write) -> io::Result<()> {
+pub fn targets(rows: &Snapshot, filter: &TargetFilter, out: &mut dyn io::Write) -> io::Result<()> {
     out.write_all(b"{\"status\":\"success\",\"data\":{\"targets\":[")?;
     let mut separator: &[u8] = b"\n";
-    for row in rows.iter().filter(|it| wanted.includes(it)) {
+    for row in rows.iter().filter(|it| filter.includes(it)) {
         out.write_all(separator)?;
         serde_json::to_writer(&mut *out, &target(row))?;
         separator = b",\n";
@@ -51,7 +50,7 @@ pub fn targets(rows: &Snapshot, wanted: &Wanted, out: &mut dyn io::Write) -> io:
 fn target(row: &Row) -> Value {
     let (monitor, address) = (&row.target.monitor, &row.target.address);
     let state = row.state().clone();
-    let history: Vec<&str> = state.strip.outcomes().map(|it| Outcome::NAMES[it]).collect();
+    let history: Vec<&str> = state.history.outcomes().map(|it| Outcome::NAMES[it]).collect();
     let addresses: Vec<Value> = state
         .addresses()
         .iter()
@@ -62,10 +61,10 @@ fn target(row: &Row) -> Value {
         "monitor": monitor.name,
         "target": address.to_string(),
         "labels": labels(&row.target),
-        "verdict": state.judgement.verdict().as_str(),
+        "verdict": state.health.verdict().as_str(),
         "last_change_timestamp_seconds": state.last_change_at.map(Moment::seconds),
-        "consecutive_failures": state.judgement.consecutive_failures(),
-        "consecutive_successes": state.judgement.consecutive_successes(),
+        "consecutive_failures": state.health.consecutive_failures(),
+        "consecutive_successes": state.health.consecutive_successes(),
         "last_probe": state.last.as_ref().map(last),
         "probes": {"success": successes, "failure": failures, "inconclusive": inconclusive},
         "history": history,

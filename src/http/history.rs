@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 
 use crate::module::Module;
-use crate::outcome::Finding;
+use crate::outcome::ProbeResult;
 use crate::prober::journal::Line;
 
 /// What all results together may occupy.
@@ -30,7 +30,7 @@ pub struct Entry {
     /// What, as asked for.
     pub target: String,
     /// What was found.
-    pub finding: Finding,
+    pub result: ProbeResult,
     /// What the probe wrote down.
     pub lines: Vec<Line>,
 }
@@ -39,7 +39,7 @@ impl Entry {
     /// About how much memory it occupies.
     fn bytes(&self) -> usize {
         let lines: usize = self.lines.iter().map(|it| size_of::<Line>() + it.message.len()).sum();
-        let detail = self.finding.detail.as_ref().map_or(0, |it| it.len());
+        let detail = self.result.detail.as_ref().map_or(0, |it| it.len());
         let hostname = self.hostname.as_ref().map_or(0, String::len);
         size_of::<Self>() + self.target.len() + hostname + detail + lines
     }
@@ -125,7 +125,7 @@ impl Lists {
     /// Takes the oldest result out of the list of all; a failure moves to the other list.
     fn retire(&mut self, limit: usize) {
         let Some(entry) = self.newest.pop_front() else { return };
-        if entry.finding.outcome.is_success() || limit == 0 {
+        if entry.result.outcome.is_success() || limit == 0 {
             self.bytes = self.bytes.saturating_sub(entry.bytes());
             return;
         }
@@ -156,7 +156,7 @@ mod tests {
             module: Arc::new(Module::connect("m")),
             hostname: None,
             target: target.to_owned(),
-            finding: Finding::new(outcome, Duration::from_secs(1)),
+            result: ProbeResult::new(outcome, Duration::from_secs(1)),
             lines: Vec::new(),
         }
     }

@@ -78,13 +78,13 @@ pub fn debug_output(entry: &Entry) -> String {
         );
     }
     out.push_str("\n\n\nMetrics that would have been returned:\n");
-    match entry.finding.outcome {
+    match entry.result.outcome {
         Outcome::Inconclusive(reason, phase) => {
-            let detail = entry.finding.detail.as_deref().unwrap_or_default();
+            let detail = entry.result.detail.as_deref().unwrap_or_default();
             let _ = writeln!(out, "none: inconclusive: {reason} ({phase}): {detail}");
         }
         Outcome::Success | Outcome::Failure(..) => {
-            out.push_str(&exposition::probe(&entry.finding, Format::Classic));
+            out.push_str(&exposition::probe(&entry.result, Format::Classic));
         }
     }
     out.push_str("\n\n\nModule configuration:\n");

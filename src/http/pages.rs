@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 
 use crate::http::history::Entry;
-use crate::http::pages::listing::{Listing, Standing, Together, Unit, Wanted};
+use crate::http::pages::listing::{Listing, ListingQuery, TargetState, Unit, UnitSummary};
 use crate::outcome::Outcome;
-use crate::store::{Moment, Row, State, Strip};
+use crate::store::{Moment, OutcomeHistory, Row, State};
 
 pub mod listing;
 
@@ -39,7 +39,7 @@ pub struct Index<'a> {
     /// Names of the modules that can be probed with.
     pub modules: &'a [&'a str],
     /// What the reader asked for.
-    pub wanted: Wanted,
+    pub wanted: ListingQuery,
     /// Whether every canary failed when they were last asked.
     pub isolated: bool,
     /// The moment at which it is read.
@@ -143,7 +143,7 @@ fn probe_form(f: &mut fmt::Formatter<'_>, index: &Index<'_>) -> fmt::Result {
     )
 }
 
-fn filter_form(f: &mut fmt::Formatter<'_>, wanted: &Wanted) -> fmt::Result {
+fn filter_form(f: &mut fmt::Formatter<'_>, wanted: &ListingQuery) -> fmt::Result {
     write!(
         f,
         "<form id=\"filter\" method=\"get\" role=\"search\" aria-label=\"Filter the targets\">\n\
@@ -152,9 +152,9 @@ fn filter_form(f: &mut fmt::Formatter<'_>, wanted: &Wanted) -> fmt::Result {
          <label>State <select name=\"state\"><option value=\"\">every",
         Escaped(&wanted.text)
     )?;
-    for standing in Standing::ALL {
-        let selected = if wanted.standing == Some(standing) { " selected" } else { "" };
-        let (class, word) = (standing.class(), standing.as_str());
+    for state in TargetState::ALL {
+        let selected = if wanted.state == Some(state) { " selected" } else { "" };
+        let (class, word) = (state.class(), state.as_str());
         write!(f, "<option value=\"{class}\"{selected}>{word}")?;
     }
     f.write_str(
@@ -172,12 +172,11 @@ fn targets(f: &mut fmt::Formatter<'_>, index: &Index<'_>, listing: &Listing<'_>)
         );
     }
     f.write_str("<nav class=\"counts\" aria-label=\"Targets by state\"><ul>")?;
-    for (standing, count) in Standing::ALL.into_iter().zip(listing.counts) {
-        let current = index.wanted.standing == Some(standing);
-        let link =
-            Link { text: &index.wanted.text, standing: (!current).then_some(standing), page: 1 };
+    for (state, count) in TargetState::ALL.into_iter().zip(listing.counts) {
+        let current = index.wanted.state == Some(state);
+        let link = Link { text: &index.wanted.text, state: (!current).then_some(state), page: 1 };
         let aria = if current { " aria-current=\"true\"" } else { "" };
-        let (class, word) = (standing.class(), standing.as_str());
+        let (class, word) = (state.class(), state.as_str());
         write!(f, "<li><a class=\"{class}\" href=\"{link}\"{aria}>{count} {word}</a> ")?;
     }
     f.write_str("</ul></nav>\n")?;
@@ -213,10 +212,10 @@ fn targets(f: &mut fmt::Formatter<'_>, index: &Index<'_>, listing: &Listing<'_>)
 fn heading(
     f: &mut fmt::Formatter<'_>,
     unit: Unit<'_>,
-    together: Together,
+    together: UnitSummary,
     row: &Row,
 ) -> fmt::Result {
-    let Together { members, not_down, worst } = together;
+    let UnitSummary { members, not_down, worst } = together;
     let class = worst.class();
     match unit {
         Unit::Group(name) => {
@@ -224,8 +223,8 @@ fn heading(
             let enough = not_down >= usize::try_from(needed).unwrap_or(usize::MAX);
             // A group with a member down has lost its redundancy; it is not down.
             let class = match (enough, not_down == members) {
-                (false, _) => Standing::Down.class(),
-                (true, false) => Standing::Doubtful.class(),
+                (false, _) => TargetState::Down.class(),
+                (true, false) => TargetState::Doubtful.class(),
                 (true, true) => class,
             };
             writeln!(
@@ -248,15 +247,10 @@ fn heading(
 
 fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, now: Timestamp) -> fmt::Result {
     let state = row.state().clone();
-    let standing = Standing::of(&state);
+    let shown = TargetState::of(&state);
     let monitor = &row.target.monitor;
     let within = if within { " class=\"within\"" } else { "" };
-    write!(
-        f,
-        "<tr{within}><td><span class=\"state {}\">{}</span>",
-        standing.class(),
-        standing.as_str()
-    )?;
+    write!(f, "<tr{within}><td><span class=\"state {}\">{}</span>", shown.class(), shown.as_str())?;
     if let Some(at) = state.last_change_at {
         write!(f, "<br><span class=\"more\">for {}</span>", Age::since(at, now))?;
     }
@@ -284,7 +278,7 @@ fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, now: Timestamp) -
     if let Some(latency) = state.last.as_ref().and_then(|it| it.latency) {
         write!(f, "{}", Latency(latency.into()))?;
     }
-    write!(f, "<td class=\"strip\">{}<td class=\"number optional\">", Bars(state.strip))?;
+    write!(f, "<td class=\"strip\">{}<td class=\"number optional\">", Bars(state.history))?;
     match &state.last {
         Some(last) => writeln!(f, "{} ago", Age::since(last.at, now)),
         None => writeln!(f, "not yet"),
@@ -295,8 +289,8 @@ fn last_probe(f: &mut fmt::Formatter<'_>, state: &State) -> fmt::Result {
     let Some(last) = &state.last else { return f.write_str("none yet") };
     let Some((reason, phase)) = last.outcome.cause() else { return f.write_str("success") };
     write!(f, "<strong>{reason}</strong> in {phase}")?;
-    if state.judgement.consecutive_failures() > 1 {
-        write!(f, ", {} times", state.judgement.consecutive_failures())?;
+    if state.health.consecutive_failures() > 1 {
+        write!(f, ", {} times", state.health.consecutive_failures())?;
     }
     if let Some(ip) = last.ip {
         write!(f, ", {ip}")?;
@@ -307,12 +301,12 @@ fn last_probe(f: &mut fmt::Formatter<'_>, state: &State) -> fmt::Result {
     write!(f, "<br>{}", Escaped(reason.advice()))
 }
 
-fn pager(f: &mut fmt::Formatter<'_>, wanted: &Wanted, listing: &Listing<'_>) -> fmt::Result {
+fn pager(f: &mut fmt::Formatter<'_>, wanted: &ListingQuery, listing: &Listing<'_>) -> fmt::Result {
     let Listing { page, pages, .. } = *listing;
     if pages == 1 {
         return Ok(());
     }
-    let link = |page| Link { text: &wanted.text, standing: wanted.standing, page };
+    let link = |page| Link { text: &wanted.text, state: wanted.state, page };
     f.write_str("<nav aria-label=\"Pages\"><ul>")?;
     if page > 1 {
         write!(f, "<li><a href=\"{}\">First</a>", link(1))?;
@@ -341,7 +335,7 @@ fn recent(f: &mut fmt::Formatter<'_>, index: &Index<'_>) -> fmt::Result {
         index.recent.len(),
     )?;
     for entry in index.recent.iter().take(RECENT) {
-        let outcome = entry.finding.outcome;
+        let outcome = entry.result.outcome;
         let class = match outcome {
             Outcome::Success => "up",
             Outcome::Failure(..) => "down",
@@ -358,7 +352,7 @@ fn recent(f: &mut fmt::Formatter<'_>, index: &Index<'_>) -> fmt::Result {
              aria-label=\"Log of probe {id}\">Log</a>",
             Escaped(&entry.target),
             Escaped(&entry.module.name),
-            Latency(entry.finding.duration),
+            Latency(entry.result.duration),
             entry.at,
             Age::between(entry.at, index.now),
             id = entry.id,
@@ -370,7 +364,7 @@ fn recent(f: &mut fmt::Formatter<'_>, index: &Index<'_>) -> fmt::Result {
 /// A link to this page with another choice of targets.
 struct Link<'a> {
     text: &'a str,
-    standing: Option<Standing>,
+    state: Option<TargetState>,
     page: usize,
 }
 
@@ -380,8 +374,8 @@ impl fmt::Display for Link<'_> {
         if !self.text.is_empty() {
             query.append_pair("q", self.text);
         }
-        if let Some(standing) = self.standing {
-            query.append_pair("state", standing.class());
+        if let Some(state) = self.state {
+            query.append_pair("state", state.class());
         }
         if self.page > 1 {
             query.append_pair("page", &self.page.to_string());
@@ -405,7 +399,7 @@ impl fmt::Display for ProbeLink<'_> {
 }
 
 /// The strip of recent outcomes: told apart by height as well as by colour.
-struct Bars(Strip);
+struct Bars(OutcomeHistory);
 
 impl fmt::Display for Bars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -421,7 +415,7 @@ impl fmt::Display for Bars {
             count(2),
         )?;
         // One path for each outcome: the newest bar always ends at the right edge.
-        let first = Strip::LENGTH - outcomes.len();
+        let first = OutcomeHistory::LENGTH - outcomes.len();
         for (wanted, class, top) in [(0, 's', 5), (1, 'f', 0), (2, 'i', 11)] {
             if count(wanted) == 0 {
                 continue;
@@ -513,7 +507,7 @@ mod tests {
     use super::*;
     use crate::http::request::Query;
     use crate::module::Module;
-    use crate::outcome::{Finding, Phase, Reason};
+    use crate::outcome::{Phase, ProbeResult, Reason};
 
     const HOSTILE: &str = "\"><script>alert(1)</script>'&\u{202e}\u{7}";
 
@@ -522,22 +516,22 @@ mod tests {
             rows,
             recent,
             modules: &["tcp_connect", HOSTILE],
-            wanted: Wanted::parse(&Query::parse(query)),
+            wanted: ListingQuery::parse(&Query::parse(query)),
             isolated: true,
             now: Timestamp::from_second(1_100).unwrap(),
         })
     }
 
     fn entry(target: &str, outcome: Outcome) -> Arc<Entry> {
-        let mut finding = Finding::new(outcome, Duration::from_secs(10));
-        finding.duration = Duration::from_micros(1_234);
+        let mut result = ProbeResult::new(outcome, Duration::from_secs(10));
+        result.duration = Duration::from_micros(1_234);
         Arc::new(Entry {
             id: 7,
             at: Timestamp::from_second(1_000).unwrap(),
             module: Arc::new(Module::connect(HOSTILE)),
             hostname: None,
             target: target.to_owned(),
-            finding,
+            result,
             lines: Vec::new(),
         })
     }

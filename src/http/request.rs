@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use crate::address::Address;
 use crate::config::{Config, ModuleEntry};
 use crate::module::Module;
-use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::prober::journal::{Journal, Level};
 
 /// The module of a request that names none.
@@ -169,10 +169,10 @@ impl ProbeRequest {
 
 /// What a probe of text that is no address finds.
 #[must_use]
-pub fn invalid_target(error: &str, timeout: Duration, journal: &mut Journal) -> Finding {
+pub fn invalid_target(error: &str, timeout: Duration, journal: &mut Journal) -> ProbeResult {
     let outcome = Outcome::because(Reason::InvalidTarget, Phase::Resolve);
     journal.note(Level::Warn, || format!("resolve: {error}"));
-    Finding { detail: Some(error.into()), ..Finding::new(outcome, timeout) }
+    ProbeResult { detail: Some(error.into()), ..ProbeResult::new(outcome, timeout) }
 }
 
 /// Reads `X-Prometheus-Scrape-Timeout-Seconds`; the error is the one of Go's `strconv`.

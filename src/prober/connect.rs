@@ -1,6 +1,6 @@
 //! Opens one TCP connection and says exactly why if it cannot.
 //!
-//! The connect is made by hand, since what it returns at once is trouble of this machine, and
+//! The connect is made by hand, since what it returns at once is a problem of this machine, and
 //! what comes later is an answer from the network; a library's connect mixes the two. The error
 //! queue (`IP_RECVERR`, ip(7)) then tells which ICMP error it was and who sent it.
 
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::outcome::{IcmpError, KernelView, Reason};
 use crate::prober::deadline::{Deadline, Elapsed};
-use crate::prober::{Trouble, kernel};
+use crate::prober::{ProbeError, kernel};
 
 /// A connection that came up.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) enum Link {
 /// A connect that failed.
 #[derive(Debug)]
 pub(super) struct Failed {
-    pub(super) trouble: Trouble,
+    pub(super) error: ProbeError,
     pub(super) icmp: Option<IcmpError>,
     pub(super) kernel: Option<KernelView>,
 }
@@ -132,18 +132,18 @@ fn open(peer: SocketAddr, source: Option<IpAddr>) -> Result<Socket, Failed> {
 ///
 /// # Errors
 /// The queue takes no more.
-pub(super) fn watch(socket: Socket) -> Result<TcpStream, Trouble> {
-    TcpStream::from_std(socket.into()).map_err(|err| local(&err).trouble)
+pub(super) fn watch(socket: Socket) -> Result<TcpStream, ProbeError> {
+    TcpStream::from_std(socket.into()).map_err(|err| local(&err).error)
 }
 
-impl From<Trouble> for Failed {
-    fn from(trouble: Trouble) -> Self {
-        Self { trouble, icmp: None, kernel: None }
+impl From<ProbeError> for Failed {
+    fn from(error: ProbeError) -> Self {
+        Self { error, icmp: None, kernel: None }
     }
 }
 
 fn failed(reason: Reason, errno: Option<i32>, detail: String) -> Failed {
-    Trouble { reason, errno, detail }.into()
+    ProbeError { reason, errno, detail }.into()
 }
 
 /// What a system call says at once comes from this machine.
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn what_a_system_call_says_at_once_is_never_the_targets_fault() {
         for errno in 1..=133 {
-            let reason = local(&io::Error::from_raw_os_error(errno)).trouble.reason;
+            let reason = local(&io::Error::from_raw_os_error(errno)).error.reason;
             assert!(reason.as_str().starts_with("local_"), "{errno}: {reason}");
         }
     }

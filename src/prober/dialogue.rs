@@ -18,13 +18,13 @@ use tokio_rustls::client::TlsStream;
 use crate::module::pattern::Pattern;
 use crate::module::template::Template;
 use crate::module::{Close, Expect, Send, Step};
-use crate::outcome::{DialogueFinding, Finding, Phase, Reason};
+use crate::outcome::{DialogueDetails, Phase, ProbeResult, Reason};
 use crate::prober::connect::{self, Link};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::journal::{self, Journal, Level};
 use crate::prober::linger::Linger;
 use crate::prober::tls::{self, TlsClient};
-use crate::prober::{Probe, Trouble};
+use crate::prober::{Probe, ProbeError};
 
 /// Longest line, and most bytes that wait to be consumed; as `blackbox_exporter` has it.
 const MAX_HELD: usize = 64 * 1024;
@@ -82,46 +82,46 @@ enum More {
 pub(super) async fn talk(
     wire: &mut Wire,
     context: Context<'_>,
-    finding: &mut Finding,
+    result: &mut ProbeResult,
     journal: &mut Journal,
-) -> Result<(), (Trouble, Phase)> {
+) -> Result<(), (ProbeError, Phase)> {
     let module = context.probe.module;
     wire.watch().map_err(|it| (it, Phase::Connect))?;
     if module.tls {
-        wire.secure(context, finding, journal).await.map_err(|it| (it, Phase::Tls))?;
+        wire.secure(context, result, journal).await.map_err(|it| (it, Phase::Tls))?;
     }
     let begun = Instant::now();
-    let tls_before = finding.phases.tls.unwrap_or_default();
-    let mut dialogue = DialogueFinding::default();
-    let mut result = Ok(());
+    let tls_before = result.phases.tls.unwrap_or_default();
+    let mut dialogue = DialogueDetails::default();
+    let mut ended = Ok(());
     for (index, step) in module.query_response.iter().enumerate() {
         journal.note(Level::Debug, || format!("step {index}"));
-        result = wire.step(step, context, finding, &mut dialogue, journal).await;
-        if result.is_err() {
+        ended = wire.step(step, context, result, &mut dialogue, journal).await;
+        if ended.is_err() {
             dialogue.step = Some(index);
             break;
         }
     }
-    if let (Ok(()), Some(hold)) = (&result, module.hold) {
+    if let (Ok(()), Some(hold)) = (&ended, module.hold) {
         journal.note(Level::Debug, || format!("holding the connection for {hold:?}"));
-        result = wire.hold(hold, context.deadline).await.map_err(|it| (it, Phase::Dialogue));
+        ended = wire.hold(hold, context.deadline).await.map_err(|it| (it, Phase::Dialogue));
     }
-    finding.dialogue = Some(Box::new(dialogue));
-    result.map_err(|(trouble, phase)| (unless_late(trouble, context.deadline), phase))?;
+    result.dialogue = Some(Box::new(dialogue));
+    ended.map_err(|(error, phase)| (unless_late(error, context.deadline), phase))?;
     if !module.query_response.is_empty() || module.hold.is_some() {
-        let tls = finding.phases.tls.unwrap_or_default().saturating_sub(tls_before);
-        finding.phases.dialogue = Some(begun.elapsed().saturating_sub(tls));
+        let tls = result.phases.tls.unwrap_or_default().saturating_sub(tls_before);
+        result.phases.dialogue = Some(begun.elapsed().saturating_sub(tls));
     }
     Ok(())
 }
 
 /// A peer that hung up on us while we slept past the deadline has done nothing wrong.
-fn unless_late(trouble: Trouble, deadline: Deadline) -> Trouble {
-    if matches!(trouble.reason, Reason::ClosedEarly | Reason::Reset) && deadline.is_stalled() {
-        let detail = format!("this process slept past the deadline; {}", trouble.detail);
-        return Trouble { reason: Reason::LocalStall, detail, ..trouble };
+fn unless_late(error: ProbeError, deadline: Deadline) -> ProbeError {
+    if matches!(error.reason, Reason::ClosedEarly | Reason::Reset) && deadline.is_stalled() {
+        let detail = format!("this process slept past the deadline; {}", error.detail);
+        return ProbeError { reason: Reason::LocalStall, detail, ..error };
     }
-    trouble
+    error
 }
 
 impl Wire {
@@ -135,7 +135,7 @@ impl Wire {
     }
 
     /// Has the connection watched, if it is not yet.
-    fn watch(&mut self) -> Result<(), Trouble> {
+    fn watch(&mut self) -> Result<(), ProbeError> {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
             Stream::Bare(socket) => Stream::Plain(connect::watch(socket)?),
             other => other,
@@ -167,29 +167,29 @@ impl Wire {
     async fn secure(
         &mut self,
         context: Context<'_>,
-        finding: &mut Finding,
+        result: &mut ProbeResult,
         journal: &mut Journal,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ProbeError> {
         let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
-            return Err(Trouble::new(Reason::LocalConfig, "TLS is begun twice"));
+            return Err(ProbeError::new(Reason::LocalConfig, "TLS is begun twice"));
         };
         self.forget();
         let begun = Instant::now();
         let Context { probe, tls, deadline } = context;
-        let (shown, result) = tls.handshake(stream, probe, deadline, journal).await;
-        finding.tls = shown.map(Box::new);
-        let secured = match result {
+        let (shown, secured) = tls.handshake(stream, probe, deadline, journal).await;
+        result.tls = shown.map(Box::new);
+        let secured = match secured {
             Ok(secured) => secured,
             Err(refused) => {
                 self.stream = refused.stream.map_or(Stream::Gone, Stream::Plain);
-                return Err(unless_late(refused.trouble, deadline));
+                return Err(unless_late(refused.error, deadline));
             }
         };
         self.stream = Stream::Tls(Box::new(secured.stream));
         if secured.may_be_refused {
             self.listen_for_refusal(begun.elapsed(), deadline).await?;
         }
-        finding.phases.tls = Some(begun.elapsed());
+        result.phases.tls = Some(begun.elapsed());
         Ok(())
     }
 
@@ -199,12 +199,12 @@ impl Wire {
         &mut self,
         handshake: Duration,
         deadline: Deadline,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ProbeError> {
         let patience = (handshake * 2).clamp(Duration::from_millis(50), Duration::from_millis(500));
         match self.more(deadline.sooner(patience)).await {
             Ok(_) => Ok(()),
-            Err(trouble) if is_silence(&trouble) => Ok(()),
-            Err(trouble) => Err(trouble),
+            Err(error) if is_silence(&error) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -213,10 +213,10 @@ impl Wire {
         &mut self,
         step: &Step,
         context: Context<'_>,
-        finding: &mut Finding,
-        dialogue: &mut DialogueFinding,
+        result: &mut ProbeResult,
+        dialogue: &mut DialogueDetails,
         journal: &mut Journal,
-    ) -> Result<(), (Trouble, Phase)> {
+    ) -> Result<(), (ProbeError, Phase)> {
         let in_dialogue = |it| (it, Phase::Dialogue);
         let deadline = context.deadline;
         let sent = match &step.expect {
@@ -250,7 +250,7 @@ impl Wire {
         }
         if step.starttls {
             journal.note(Level::Debug, || "beginning TLS".to_owned());
-            self.secure(context, finding, journal).await.map_err(|it| (it, Phase::Tls))?;
+            self.secure(context, result, journal).await.map_err(|it| (it, Phase::Tls))?;
         }
         Ok(())
     }
@@ -261,9 +261,9 @@ impl Wire {
         pattern: &Pattern,
         reject: Option<&Pattern>,
         deadline: Deadline,
-        dialogue: &mut DialogueFinding,
+        dialogue: &mut DialogueDetails,
         journal: &mut Journal,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, ProbeError> {
         let mut lines = 0_usize;
         let mut last = String::new();
         loop {
@@ -276,7 +276,7 @@ impl Wire {
                 if reject.is_some_and(|it| it.for_line(&line).is_match(&line)) {
                     dialogue.failed_due_to_regex = true;
                     let detail = format!("received `{shown}`, which the module rejects");
-                    return Err(Trouble::new(Reason::ExpectRejected, detail));
+                    return Err(ProbeError::new(Reason::ExpectRejected, detail));
                 }
                 lines = lines.saturating_add(1);
                 last = shown;
@@ -288,9 +288,9 @@ impl Wire {
                     dialogue.failed_due_to_regex = true;
                     return Err(ended(pattern.as_str(), lines > 0, &last));
                 }
-                Err(mut trouble) => {
-                    trouble.detail = waiting(&trouble.detail, pattern.as_str(), self.held(), &last);
-                    return Err(trouble);
+                Err(mut error) => {
+                    error.detail = waiting(&error.detail, pattern.as_str(), self.held(), &last);
+                    return Err(error);
                 }
             }
         }
@@ -298,14 +298,14 @@ impl Wire {
 
     /// Takes a line off the buffer, without its line end; at the end of the stream also one
     /// that has none.
-    fn take_line(&mut self) -> Result<Option<Vec<u8>>, Trouble> {
+    fn take_line(&mut self) -> Result<Option<Vec<u8>>, ProbeError> {
         let held = self.held();
         let window = &held[..held.len().min(MAX_HELD)];
         let (length, line_end) = match window.iter().position(|it| *it == b'\n') {
             Some(length) => (length, 1),
             None if held.len() >= MAX_HELD => {
                 let detail = format!("received {MAX_HELD} bytes without a line end");
-                return Err(Trouble::new(Reason::ExpectMismatch, detail));
+                return Err(ProbeError::new(Reason::ExpectMismatch, detail));
             }
             None if self.ended && !held.is_empty() => (held.len(), 0),
             None => return Ok(None),
@@ -324,9 +324,9 @@ impl Wire {
         pattern: &Pattern,
         reject: Option<&Pattern>,
         deadline: Deadline,
-        dialogue: &mut DialogueFinding,
+        dialogue: &mut DialogueDetails,
         journal: &mut Journal,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, ProbeError> {
         loop {
             if let Some(end) = pattern.for_bytes().find(self.held()).map(|it| it.end()) {
                 let bytes = self.consume(end);
@@ -337,12 +337,12 @@ impl Wire {
             if reject.is_some_and(|it| it.for_bytes().is_match(self.held())) {
                 dialogue.failed_due_to_regex = true;
                 let detail = format!("received `{shown}`, which the module rejects");
-                return Err(Trouble::new(Reason::ExpectRejected, detail));
+                return Err(ProbeError::new(Reason::ExpectRejected, detail));
             }
             if self.held().len() >= MAX_HELD {
                 dialogue.failed_due_to_regex = true;
                 let detail = format!("received {MAX_HELD} bytes that do not match");
-                return Err(Trouble::new(Reason::ExpectMismatch, detail));
+                return Err(ProbeError::new(Reason::ExpectMismatch, detail));
             }
             match self.more(deadline).await {
                 Ok(More::Bytes) => (),
@@ -350,9 +350,9 @@ impl Wire {
                     dialogue.failed_due_to_regex = true;
                     return Err(ended(pattern.as_str(), !self.held().is_empty(), &shown));
                 }
-                Err(mut trouble) => {
-                    trouble.detail = waiting(&trouble.detail, pattern.as_str(), self.held(), "");
-                    return Err(trouble);
+                Err(mut error) => {
+                    error.detail = waiting(&error.detail, pattern.as_str(), self.held(), "");
+                    return Err(error);
                 }
             }
         }
@@ -363,16 +363,16 @@ impl Wire {
         &mut self,
         wanted: &[u8],
         deadline: Deadline,
-        dialogue: &mut DialogueFinding,
+        dialogue: &mut DialogueDetails,
         journal: &mut Journal,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ProbeError> {
         loop {
             let held = &self.held()[..self.held().len().min(wanted.len())];
             let shown = journal::shown(held);
             if held != &wanted[..held.len()] {
                 dialogue.failed_due_to_bytes = true;
                 let detail = format!("received `{shown}`, expected `{}`", journal::shown(wanted));
-                return Err(Trouble::new(Reason::ExpectMismatch, detail));
+                return Err(ProbeError::new(Reason::ExpectMismatch, detail));
             }
             if held.len() == wanted.len() {
                 self.consume(wanted.len());
@@ -383,22 +383,22 @@ impl Wire {
             match self.more(deadline).await {
                 Ok(More::Bytes) => (),
                 Ok(More::End) => return Err(ended(&expected, false, "")),
-                Err(mut trouble) => {
-                    trouble.detail = waiting(&trouble.detail, &expected, self.held(), "");
-                    return Err(trouble);
+                Err(mut error) => {
+                    error.detail = waiting(&error.detail, &expected, self.held(), "");
+                    return Err(error);
                 }
             }
         }
     }
 
     /// Reads what is there, or waits for it.
-    async fn more(&mut self, deadline: Deadline) -> Result<More, Trouble> {
+    async fn more(&mut self, deadline: Deadline) -> Result<More, ProbeError> {
         if self.ended {
             return Ok(More::End);
         }
         if self.received >= MAX_RECEIVED {
             let detail = format!("received {MAX_RECEIVED} bytes without an end");
-            return Err(Trouble::new(Reason::ExpectMismatch, detail));
+            return Err(ProbeError::new(Reason::ExpectMismatch, detail));
         }
         self.buffer.drain(..self.consumed);
         self.consumed = 0;
@@ -422,7 +422,7 @@ impl Wire {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Trouble> {
+    async fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), ProbeError> {
         let sending = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
@@ -434,7 +434,7 @@ impl Wire {
     }
 
     /// Keeps the connection open for a while: the peer must not close it.
-    async fn hold(&mut self, hold: Duration, deadline: Deadline) -> Result<(), Trouble> {
+    async fn hold(&mut self, hold: Duration, deadline: Deadline) -> Result<(), ProbeError> {
         let until = deadline.sooner(hold);
         loop {
             self.forget();
@@ -446,10 +446,10 @@ impl Wire {
                 Ok(More::Bytes) => (),
                 Ok(More::End) => {
                     let detail = format!("the peer closed the connection within {hold:?}");
-                    return Err(Trouble::new(Reason::ClosedEarly, detail));
+                    return Err(ProbeError::new(Reason::ClosedEarly, detail));
                 }
-                Err(trouble) if is_silence(&trouble) => return Ok(()),
-                Err(trouble) => return Err(trouble),
+                Err(error) if is_silence(&error) => return Ok(()),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -490,11 +490,11 @@ async fn says_goodbye(stream: &mut TlsStream<TcpStream>) -> bool {
     tokio::time::timeout(GOODBYE, stream.shutdown()).await.is_ok()
 }
 
-/// What to do with a match: labels for the finding, and what to send.
+/// What to do with a match: labels for the result, and what to send.
 fn matched(
     step: &Step,
     captures: Option<&Captures<'_>>,
-    dialogue: &mut DialogueFinding,
+    dialogue: &mut DialogueDetails,
 ) -> Option<Vec<u8>> {
     if let (Some(labels), Some(captures)) = (&step.labels, captures) {
         let known = dialogue.labels.get_or_insert_default();
@@ -539,19 +539,19 @@ fn render(send: &Send, captures: Option<&Captures<'_>>) -> Vec<u8> {
 
 /// The peer closed while we waited. One that said something else was of another opinion; one
 /// that said nothing would not talk.
-fn ended(expected: &str, said_something: bool, last: &str) -> Trouble {
+fn ended(expected: &str, said_something: bool, last: &str) -> ProbeError {
     if said_something {
         let detail =
             format!("the peer closed the connection without `{expected}`, its last was `{last}`");
-        Trouble::new(Reason::ExpectMismatch, detail)
+        ProbeError::new(Reason::ExpectMismatch, detail)
     } else {
         let detail = format!("the peer closed the connection before `{expected}`");
-        Trouble::new(Reason::ClosedEarly, detail)
+        ProbeError::new(Reason::ClosedEarly, detail)
     }
 }
 
 /// The connection broke, or TLS on it did.
-fn broken(err: &io::Error) -> Trouble {
+fn broken(err: &io::Error) -> ProbeError {
     if let Some(err) = err.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
         return tls::explained(err);
     }
@@ -560,21 +560,21 @@ fn broken(err: &io::Error) -> Trouble {
         Some(libc::ENOBUFS | libc::ENOMEM) => Reason::LocalResources,
         _ => Reason::NetworkError,
     };
-    Trouble { reason, errno: err.raw_os_error(), detail: err.to_string() }
+    ProbeError { reason, errno: err.raw_os_error(), detail: err.to_string() }
 }
 
 /// Nothing came until the end of a wait.
-fn late(Elapsed { stalled }: Elapsed, what: &str) -> Trouble {
+fn late(Elapsed { stalled }: Elapsed, what: &str) -> ProbeError {
     if stalled {
         let detail = format!("this process slept past the deadline; {what}");
-        return Trouble::new(Reason::LocalStall, detail);
+        return ProbeError::new(Reason::LocalStall, detail);
     }
-    Trouble::new(Reason::ExpectTimeout, what)
+    ProbeError::new(Reason::ExpectTimeout, what)
 }
 
 /// Whether a wait found nothing, however long it took.
-const fn is_silence(trouble: &Trouble) -> bool {
-    matches!(trouble.reason, Reason::ExpectTimeout | Reason::LocalStall)
+const fn is_silence(error: &ProbeError) -> bool {
+    matches!(error.reason, Reason::ExpectTimeout | Reason::LocalStall)
 }
 
 /// What was awaited and what came.

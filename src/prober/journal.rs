@@ -12,7 +12,7 @@ pub enum Level {
     Info,
     /// Something odd that did not decide.
     Warn,
-    /// Trouble of the exporter itself.
+    /// A problem of the exporter itself.
     Error,
 }
 

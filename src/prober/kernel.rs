@@ -51,7 +51,7 @@ impl TcpInfoPrefix {
         !matches!(self.state, SYN_SENT | SYN_RECV | CLOSE)
     }
 
-    /// The part that a finding keeps.
+    /// The part that a result keeps.
     pub(super) fn view(&self) -> KernelView {
         let measured = self.is_connected() && self.rtt > 0;
         KernelView {

@@ -2,7 +2,7 @@
 //!
 //! Data that reaches a closed socket is answered with RST (RFC 9293, section 3.10.7.1), which
 //! servers log as a fault of the client. So a socket is half-closed first, and closed once its
-//! peer has closed too or has had [`PATIENCE`]. Nobody waits for that: the finding is complete
+//! peer has closed too or has had [`PATIENCE`]. Nobody waits for that: the result is complete
 //! before, and what lingers is looked at now and then, without the event queue and without a
 //! timer of its own, which would cost as much as the probe.
 
@@ -82,7 +82,7 @@ impl Linger {
     }
 
     /// Looks after what lingers, for ever.
-    pub(super) async fn tend(&self) {
+    pub(super) async fn run(&self) {
         loop {
             while !self.sockets().is_empty() {
                 sleep(ROUND).await;
@@ -93,7 +93,7 @@ impl Linger {
     }
 
     /// Waits until nothing lingers any more, within [`PATIENCE`] and a little.
-    pub(super) async fn settle(&self) {
+    pub(super) async fn drain(&self) {
         while !self.sockets().is_empty() {
             sleep(LOOK_EVERY).await;
             self.look(Instant::now(), self.limit);
@@ -171,7 +171,7 @@ mod tests {
             assert_eq!(lingering(&linger), 1);
         }
         peer.shutdown(Shutdown::Write).unwrap();
-        linger.settle().await;
+        linger.drain().await;
         assert_eq!(lingering(&linger), 0);
         // A reset would be an error.
         assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
@@ -184,7 +184,7 @@ mod tests {
         let linger = Linger::default();
         let begin = Instant::now();
         linger.add(ours);
-        linger.settle().await;
+        linger.drain().await;
         assert!(begin.elapsed() >= PATIENCE);
     }
 
@@ -194,7 +194,7 @@ mod tests {
         let linger = Linger::default();
         linger.add(ours);
         let flood = std::thread::spawn(move || while peer.write_all(&[b'x'; 4096]).is_ok() {});
-        linger.settle().await;
+        linger.drain().await;
         flood.join().unwrap();
     }
 
@@ -228,7 +228,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = linger.tend() => unreachable!("it goes on for ever"),
+            () = linger.run() => unreachable!("it goes on for ever"),
             () = empty => {}
         }
     }

@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::address::Host;
 use crate::module::{Family, Module, Resolver};
 use crate::outcome::Reason;
-use crate::prober::Trouble;
+use crate::prober::ProbeError;
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::sockets::Sockets;
 use crate::prober::stamp::Stamp;
@@ -91,7 +91,7 @@ impl Default for Resolvers {
 }
 
 /// The literal in its plain form, if the module may use it.
-pub(super) fn permitted(ip: IpAddr, module: &Module) -> Result<IpAddr, Trouble> {
+pub(super) fn permitted(ip: IpAddr, module: &Module) -> Result<IpAddr, ProbeError> {
     let ip = ip.to_canonical();
     let family = Family::of(ip);
     if family == module.preferred_family || module.family_fallback {
@@ -102,14 +102,14 @@ pub(super) fn permitted(ip: IpAddr, module: &Module) -> Result<IpAddr, Trouble> 
 
 /// The peer with the zone of its host, and an IPv4 address never dressed up as IPv6, so that
 /// what is judged is what is probed.
-pub(super) fn scoped(peer: SocketAddr, host: &Host) -> Result<SocketAddr, Trouble> {
+pub(super) fn scoped(peer: SocketAddr, host: &Host) -> Result<SocketAddr, ProbeError> {
     let mut peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     if let (SocketAddr::V6(peer), Host::Zoned(zoned)) = (&mut peer, host) {
         let zone = &zoned.1;
         let index = zone
             .parse()
             .or_else(|_| nix::net::if_::if_nametoindex(&**zone))
-            .map_err(|_| Trouble::new(Reason::LocalNoRoute, format!("no interface `{zone}`")))?;
+            .map_err(|_| ProbeError::new(Reason::LocalNoRoute, format!("no interface `{zone}`")))?;
         peer.set_scope_id(index);
     }
     Ok(peer)
@@ -122,7 +122,7 @@ impl Resolvers {
         name: &str,
         module: &Module,
         deadline: Deadline,
-    ) -> Result<IpAddr, Trouble> {
+    ) -> Result<IpAddr, ProbeError> {
         let found = self.lookup(name, module, deadline, false).await?;
         found.first().copied().ok_or_else(|| no_address(name, module))
     }
@@ -133,7 +133,7 @@ impl Resolvers {
         host: &Host,
         module: &Module,
         deadline: Deadline,
-    ) -> Result<Vec<IpAddr>, Trouble> {
+    ) -> Result<Vec<IpAddr>, ProbeError> {
         match host.literal() {
             Ok(ip) => Ok(vec![permitted(ip, module)?]),
             Err(name) => self.lookup(name, module, deadline, true).await,
@@ -146,7 +146,7 @@ impl Resolvers {
         module: &Module,
         deadline: Deadline,
         all: bool,
-    ) -> Result<Vec<IpAddr>, Trouble> {
+    ) -> Result<Vec<IpAddr>, ProbeError> {
         // Part of the time is kept for the connect: a name server that takes everything is told
         // as such.
         let whole = deadline.end.saturating_duration_since(deadline.start);
@@ -166,7 +166,7 @@ impl Resolvers {
                 let dns = system
                     .dns
                     .as_ref()
-                    .map_err(|err| Trouble::new(Reason::LocalConfig, err.clone()))?;
+                    .map_err(|err| ProbeError::new(Reason::LocalConfig, err.clone()))?;
                 dns.lookup(name, module, deadline, all).await?
             }
             Resolver::Servers(servers) => {
@@ -223,7 +223,7 @@ impl Resolvers {
         watched.insert(fresh).system.clone()
     }
 
-    fn with_servers(&self, servers: &[SocketAddr]) -> Result<Dns, Trouble> {
+    fn with_servers(&self, servers: &[SocketAddr]) -> Result<Dns, ProbeError> {
         let mut known = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(dns) = known.get(servers) {
             return Ok(dns.clone());
@@ -240,21 +240,21 @@ impl Resolvers {
             .collect();
         let config = ResolverConfig::from_name_servers(name_servers);
         let dns = Dns::build(config, ResolverOpts::default())
-            .map_err(|err| Trouble::new(Reason::LocalConfig, err))?;
+            .map_err(|err| ProbeError::new(Reason::LocalConfig, err))?;
         known.insert(servers.to_vec(), dns.clone());
         Ok(dns)
     }
 
     /// The system's resolver on a thread of its own. It cannot be interrupted, so the thread
     /// keeps its permit until it comes back.
-    async fn getaddrinfo(&self, name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, Trouble> {
+    async fn getaddrinfo(&self, name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, ProbeError> {
         let busy = |_| {
             let detail = format!("{MAX_THREADS} lookups of the system's resolver are hanging");
-            Trouble::new(Reason::LocalResources, detail)
+            ProbeError::new(Reason::LocalResources, detail)
         };
         let Ok(permit) = deadline.cap(self.threads.clone().acquire_owned()).await.map_err(busy)?
         else {
-            return Err(Trouble::new(Reason::LocalResources, "the resolver was closed"));
+            return Err(ProbeError::new(Reason::LocalResources, "the resolver was closed"));
         };
         let (answer, answered) = oneshot::channel();
         let owned = name.to_owned();
@@ -266,14 +266,16 @@ impl Resolvers {
                 let _ = answer.send(found);
                 drop(permit);
             })
-            .map_err(|err| Trouble {
+            .map_err(|err| ProbeError {
                 errno: err.raw_os_error(),
-                ..Trouble::new(Reason::LocalResources, format!("no thread: {err}"))
+                ..ProbeError::new(Reason::LocalResources, format!("no thread: {err}"))
             })?;
         match deadline.cap(answered).await {
             Ok(Ok(Ok(found))) => Ok(distinct(found)),
             Ok(Ok(Err(err))) => Err(from_getaddrinfo(name, &err)),
-            Ok(Err(_)) => Err(Trouble::new(Reason::LocalResources, "the resolver's thread died")),
+            Ok(Err(_)) => {
+                Err(ProbeError::new(Reason::LocalResources, "the resolver's thread died"))
+            }
             Err(Elapsed { stalled }) => Err(too_late(name, stalled)),
         }
     }
@@ -304,17 +306,17 @@ impl Dns {
         module: &Module,
         deadline: Deadline,
         all: bool,
-    ) -> Result<Vec<IpAddr>, Trouble> {
-        let mut worst: Option<Trouble> = None;
+    ) -> Result<Vec<IpAddr>, ProbeError> {
+        let mut worst: Option<ProbeError> = None;
         for full in self.completions(name)? {
             match self.by_families(&full, module, deadline, all).await {
                 Ok(found) => return Ok(found),
-                Err(trouble) => {
+                Err(error) => {
                     let is_last = matches!(
-                        trouble.reason,
+                        error.reason,
                         Reason::DnsTimeout | Reason::LocalStall | Reason::LocalResources
                     );
-                    worst = Some(worse(worst, trouble));
+                    worst = Some(worse(worst, error));
                     if is_last {
                         break;
                     }
@@ -325,10 +327,10 @@ impl Dns {
     }
 
     /// What a name may stand for, as `resolv.conf` (5) has it.
-    fn completions(&self, name: &str) -> Result<Vec<Name>, Trouble> {
+    fn completions(&self, name: &str) -> Result<Vec<Name>, ProbeError> {
         // `from_ascii`, since names of containers have underscores.
         let mut bare = Name::from_ascii(name).map_err(|err| {
-            Trouble::new(Reason::DnsNxdomain, format!("`{name}` cannot be a name: {err}"))
+            ProbeError::new(Reason::DnsNxdomain, format!("`{name}` cannot be a name: {err}"))
         })?;
         if bare.is_fqdn() {
             return Ok(vec![bare]);
@@ -351,7 +353,7 @@ impl Dns {
         module: &Module,
         deadline: Deadline,
         all: bool,
-    ) -> Result<Vec<IpAddr>, Trouble> {
+    ) -> Result<Vec<IpAddr>, ProbeError> {
         let mut preferred = pin!(self.ask(name, module.preferred_family, deadline));
         if !module.family_fallback {
             return preferred.await;
@@ -380,7 +382,7 @@ impl Dns {
         name: &Name,
         family: Family,
         deadline: Deadline,
-    ) -> Result<Vec<IpAddr>, Trouble> {
+    ) -> Result<Vec<IpAddr>, ProbeError> {
         let kind = match family {
             Family::V4 => RecordType::A,
             Family::V6 => RecordType::AAAA,
@@ -388,9 +390,9 @@ impl Dns {
         let failures = self.sockets.failures();
         let result = deadline.cap(self.resolver.lookup(name.clone(), kind)).await;
         if let Some(errno) = self.sockets.failed_since(failures)
-            && let Some(trouble) = own_trouble(errno, &result)
+            && let Some(error) = own_trouble(errno, &result)
         {
-            return Err(trouble);
+            return Err(error);
         }
         let lookup = match result {
             Ok(Ok(lookup)) => lookup,
@@ -411,7 +413,7 @@ impl Dns {
             .collect();
         if found.is_empty() {
             let detail = format!("`{name}` has no {kind} record");
-            return Err(Trouble::new(Reason::DnsNoAddress, detail));
+            return Err(ProbeError::new(Reason::DnsNoAddress, detail));
         }
         Ok(found)
     }
@@ -419,9 +421,9 @@ impl Dns {
 
 /// The answers of both families together; one suffices.
 fn both(
-    first: Result<Vec<IpAddr>, Trouble>,
-    second: Result<Vec<IpAddr>, Trouble>,
-) -> Result<Vec<IpAddr>, Trouble> {
+    first: Result<Vec<IpAddr>, ProbeError>,
+    second: Result<Vec<IpAddr>, ProbeError>,
+) -> Result<Vec<IpAddr>, ProbeError> {
     match (first, second) {
         (Ok(mut first), Ok(second)) => {
             first.extend(second);
@@ -434,8 +436,8 @@ fn both(
 
 /// Of two troubles the one that says more: our own first, since then nothing is known; then
 /// silence and errors, since the name may yet exist; then a name without addresses.
-fn worse(old: Option<Trouble>, new: Trouble) -> Trouble {
-    let weight = |it: &Trouble| match it.reason {
+fn worse(old: Option<ProbeError>, new: ProbeError) -> ProbeError {
+    let weight = |it: &ProbeError| match it.reason {
         Reason::DnsNxdomain => 0,
         Reason::DnsNoAddress => 1,
         Reason::DnsFailure => 2,
@@ -470,25 +472,25 @@ fn distinct(found: Vec<IpAddr>) -> Vec<IpAddr> {
     distinct
 }
 
-fn no_address(name: &str, module: &Module) -> Trouble {
+fn no_address(name: &str, module: &Module) -> ProbeError {
     let wanted = match (module.family_fallback, module.preferred_family) {
         (true, _) => "IP",
         (false, Family::V4) => "IPv4",
         (false, Family::V6) => "IPv6",
     };
-    Trouble::new(Reason::DnsNoAddress, format!("`{name}` has no {wanted} address"))
+    ProbeError::new(Reason::DnsNoAddress, format!("`{name}` has no {wanted} address"))
 }
 
-fn too_late(name: &str, stalled: bool) -> Trouble {
+fn too_late(name: &str, stalled: bool) -> ProbeError {
     if stalled {
-        return Trouble::new(Reason::LocalStall, "this process slept past the deadline");
+        return ProbeError::new(Reason::LocalStall, "this process slept past the deadline");
     }
-    Trouble::new(Reason::DnsTimeout, format!("no answer about `{name}` in time"))
+    ProbeError::new(Reason::DnsTimeout, format!("no answer about `{name}` in time"))
 }
 
 /// What a lookup that had an error of this machine on its way says against this machine, unless
 /// it was answered all the same.
-fn own_trouble<T, E>(errno: i32, result: &Result<Result<T, NetError>, E>) -> Option<Trouble> {
+fn own_trouble<T, E>(errno: i32, result: &Result<Result<T, NetError>, E>) -> Option<ProbeError> {
     let reason = match (errno, result) {
         (_, Ok(Ok(_) | Err(NetError::Dns(_)))) => return None,
         // One server of several may be out of reach; that the others are silent is their part.
@@ -499,29 +501,31 @@ fn own_trouble<T, E>(errno: i32, result: &Result<Result<T, NetError>, E>) -> Opt
         _ => Reason::LocalResources,
     };
     let detail = format!("cannot ask a name server: {}", io::Error::from_raw_os_error(errno));
-    Some(Trouble { errno: Some(errno), ..Trouble::new(reason, detail) })
+    Some(ProbeError { errno: Some(errno), ..ProbeError::new(reason, detail) })
 }
 
-fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> Trouble {
+fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> ProbeError {
     let about = |what: &str| format!("`{name}` {kind}: {what}");
     match err {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NXDomain => Trouble::new(Reason::DnsNxdomain, about("no such name")),
-            ResponseCode::NoError => Trouble::new(Reason::DnsNoAddress, about("no such record")),
-            code => Trouble::new(Reason::DnsFailure, about(&code.to_string())),
+            ResponseCode::NXDomain => ProbeError::new(Reason::DnsNxdomain, about("no such name")),
+            ResponseCode::NoError => ProbeError::new(Reason::DnsNoAddress, about("no such record")),
+            code => ProbeError::new(Reason::DnsFailure, about(&code.to_string())),
         },
-        NetError::Busy => Trouble::new(Reason::LocalResources, about("too many lookups at once")),
+        NetError::Busy => {
+            ProbeError::new(Reason::LocalResources, about("too many lookups at once"))
+        }
         // No question was even sent: what keeps a socket from being made is hidden behind this.
         NetError::NoConnections => {
-            Trouble::new(Reason::LocalResources, about("no socket for a question"))
+            ProbeError::new(Reason::LocalResources, about("no socket for a question"))
         }
-        _ => Trouble::new(Reason::DnsFailure, about(&err.to_string())),
+        _ => ProbeError::new(Reason::DnsFailure, about(&err.to_string())),
     }
 }
 
 /// The standard library hands on only the text of `gai_strerror` (3); the first of each pair is
 /// glibc's, the second musl's.
-fn from_getaddrinfo(name: &str, err: &io::Error) -> Trouble {
+fn from_getaddrinfo(name: &str, err: &io::Error) -> ProbeError {
     let text = err.to_string();
     let says = |words: &[&str]| words.iter().any(|it| text.contains(it));
     let reason = if err.raw_os_error().is_some() {
@@ -533,7 +537,7 @@ fn from_getaddrinfo(name: &str, err: &io::Error) -> Trouble {
     } else {
         Reason::DnsFailure
     };
-    Trouble { errno: err.raw_os_error(), ..Trouble::new(reason, format!("`{name}`: {text}")) }
+    ProbeError { errno: err.raw_os_error(), ..ProbeError::new(reason, format!("`{name}`: {text}")) }
 }
 
 /// A resolver by a file like `/etc/resolv.conf`; without name servers, that of this machine.

@@ -25,16 +25,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::module::{PemSource, TlsSettings, TlsVersion};
-use crate::outcome::{Reason, TlsFinding};
+use crate::outcome::{Reason, TlsDetails};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::journal::{Journal, Level};
 use crate::prober::stamp::Stamp;
 use crate::prober::tls::certificate::Link;
-use crate::prober::tls::witness::{Asked, Witness};
-use crate::prober::{Probe, Trouble};
+use crate::prober::tls::recording::{Asked, RecordingVerifier};
+use crate::prober::{Probe, ProbeError};
 
 mod certificate;
-mod witness;
+mod recording;
 
 /// How often the files of a module are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ struct Made {
 struct Entry {
     looked: Instant,
     stamps: Vec<Option<Stamp>>,
-    ready: Result<Ready, Trouble>,
+    ready: Result<Ready, ProbeError>,
 }
 
 /// All that a handshake needs.
@@ -89,7 +89,7 @@ pub(super) struct Secured {
 /// A handshake that did not succeed, and the connection where it can still be closed politely.
 #[derive(Debug)]
 pub(super) struct Refused {
-    pub(super) trouble: Trouble,
+    pub(super) error: ProbeError,
     pub(super) stream: Option<TcpStream>,
 }
 
@@ -107,27 +107,27 @@ impl TlsClient {
         probe: &Probe<'_>,
         deadline: Deadline,
         journal: &mut Journal,
-    ) -> (Option<TlsFinding>, Result<Secured, Refused>) {
+    ) -> (Option<TlsDetails>, Result<Secured, Refused>) {
         let settings = &*probe.module.tls_settings;
         let (ready, name) = match (self.ready(settings), server_name_of(probe)) {
             (Ok(ready), Ok(name)) => (ready, name),
-            (Err(trouble), _) | (_, Err(trouble)) => {
-                return (None, Err(Refused { trouble, stream: Some(stream) }));
+            (Err(error), _) | (_, Err(error)) => {
+                return (None, Err(Refused { error, stream: Some(stream) }));
             }
         };
         journal.note(Level::Debug, || format!("TLS handshake, expecting {}", name.to_str()));
-        let witness = Arc::new(Witness {
+        let recording = Arc::new(RecordingVerifier {
             trust: ready.trust,
             algorithms: self.provider.signature_verification_algorithms,
             seen: Mutex::default(),
         });
         let asked = Arc::new(Asked { key: ready.key, asked: AtomicBool::new(false) });
         let mut config = ClientConfig::clone(&ready.config);
-        config.dangerous().set_certificate_verifier(witness.clone());
+        config.dangerous().set_certificate_verifier(recording.clone());
         config.client_auth_cert_resolver = asked.clone();
         let connect = TlsConnector::from(Arc::new(config)).connect(name, stream);
         let result = deadline.cap(connect.into_fallible()).await;
-        let mut seen = witness.take();
+        let mut seen = recording.take();
         if let Some(leaf) = seen.as_ref().and_then(|it| it.leaf.as_ref()) {
             journal.note(Level::Debug, || {
                 format!("certificate of `{}` by `{}`", leaf.subject, leaf.issuer)
@@ -147,20 +147,20 @@ impl TlsClient {
                 Ok(Secured { stream, may_be_refused })
             }
             Ok(Err((err, stream))) => Err(Refused {
-                trouble: failed(&err, seen.is_some(), asked.was_asked()),
+                error: failed(&err, seen.is_some(), asked.was_asked()),
                 stream: Some(stream),
             }),
             Err(Elapsed { stalled }) => {
                 let reason = if stalled { Reason::LocalStall } else { Reason::TlsTimeout };
                 let detail = "the handshake did not finish in time";
-                Err(Refused { trouble: Trouble::new(reason, detail), stream: None })
+                Err(Refused { error: ProbeError::new(reason, detail), stream: None })
             }
         };
         (seen, result)
     }
 
     /// What these settings amount to, made again if a file changed.
-    fn ready(&self, settings: &TlsSettings) -> Result<Ready, Trouble> {
+    fn ready(&self, settings: &TlsSettings) -> Result<Ready, ProbeError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(entry) = made.by_settings.get_mut(settings) {
@@ -187,7 +187,7 @@ impl TlsClient {
         &self,
         settings: &TlsSettings,
         system: &mut Option<Arc<Trust>>,
-    ) -> Result<Ready, Trouble> {
+    ) -> Result<Ready, ProbeError> {
         let versions = versions(settings)?;
         // Anchors that are given are read even if nothing is verified, so that a wrong path shows.
         let given = settings.ca.as_ref().map(|it| self.given_anchors(it)).transpose()?;
@@ -205,7 +205,7 @@ impl TlsClient {
             _ => return Err(config("certificate and key of the client must come together")),
         };
         let nothing = Arc::new(Asked { key: None, asked: AtomicBool::new(false) });
-        let blind = Arc::new(Witness {
+        let blind = Arc::new(RecordingVerifier {
             trust: None,
             algorithms: self.provider.signature_verification_algorithms,
             seen: Mutex::default(),
@@ -221,13 +221,13 @@ impl TlsClient {
         Ok(Ready { config: Arc::new(client), trust, key })
     }
 
-    fn given_anchors(&self, source: &PemSource) -> Result<Arc<Trust>, Trouble> {
+    fn given_anchors(&self, source: &PemSource) -> Result<Arc<Trust>, ProbeError> {
         let (text, place) = pem(source, "CA")?;
         let certificates = certificates(&text, &place)?;
         self.trust(&certificates).map_err(|err| config(format!("{place}: {err}")))
     }
 
-    fn system_anchors(&self) -> Result<Arc<Trust>, Trouble> {
+    fn system_anchors(&self) -> Result<Arc<Trust>, ProbeError> {
         let found = rustls_native_certs::load_native_certs();
         self.trust(&found.certs).map_err(|err| {
             let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
@@ -249,7 +249,11 @@ impl TlsClient {
         Ok(Arc::new(Trust { verifier, links }))
     }
 
-    fn client_key(&self, cert: &PemSource, key: &PemSource) -> Result<Arc<CertifiedKey>, Trouble> {
+    fn client_key(
+        &self,
+        cert: &PemSource,
+        key: &PemSource,
+    ) -> Result<Arc<CertifiedKey>, ProbeError> {
         let (text, place) = pem(cert, "client certificate")?;
         let chain = certificates(&text, &place)?;
         let (text, place) = pem(key, "client key")?;
@@ -261,8 +265,8 @@ impl TlsClient {
     }
 }
 
-fn config(detail: impl Into<String>) -> Trouble {
-    Trouble::new(Reason::LocalConfig, detail)
+fn config(detail: impl Into<String>) -> ProbeError {
+    ProbeError::new(Reason::LocalConfig, detail)
 }
 
 /// The stamps of the files that the settings name.
@@ -277,7 +281,7 @@ fn stamps(settings: &TlsSettings) -> Vec<Option<Stamp>> {
 }
 
 /// The text of a source and its name for people.
-fn pem(source: &PemSource, what: &str) -> Result<(Vec<u8>, String), Trouble> {
+fn pem(source: &PemSource, what: &str) -> Result<(Vec<u8>, String), ProbeError> {
     match source {
         PemSource::Inline(text) => Ok((text.clone().into_bytes(), format!("inline {what}"))),
         PemSource::File(path) => {
@@ -295,7 +299,7 @@ fn shown(path: &Path, what: &str) -> String {
     format!("{what} `{}`", path.display())
 }
 
-fn certificates(text: &[u8], place: &str) -> Result<Vec<CertificateDer<'static>>, Trouble> {
+fn certificates(text: &[u8], place: &str) -> Result<Vec<CertificateDer<'static>>, ProbeError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let found = found.map_err(|err| config(format!("{place}: {err}")))?;
     if found.is_empty() {
@@ -305,7 +309,7 @@ fn certificates(text: &[u8], place: &str) -> Result<Vec<CertificateDer<'static>>
 }
 
 /// The versions to offer.
-fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVersion>, Trouble> {
+fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVersion>, ProbeError> {
     let min = settings.min_version.unwrap_or(TlsVersion::Tls12);
     let max = settings.max_version.unwrap_or(TlsVersion::Tls13);
     if max < TlsVersion::Tls12 {
@@ -319,7 +323,7 @@ fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVers
 }
 
 /// The name to verify: of the module, of the request, of the target.
-fn server_name_of(probe: &Probe<'_>) -> Result<ServerName<'static>, Trouble> {
+fn server_name_of(probe: &Probe<'_>) -> Result<ServerName<'static>, ProbeError> {
     let configured = probe.module.tls_settings.server_name.as_deref();
     let named = configured.into_iter().chain(probe.hostname).find(|it| !it.is_empty());
     let text = match (named, probe.address.host.literal()) {
@@ -340,19 +344,19 @@ const fn version_name(version: ProtocolVersion) -> Option<&'static str> {
 }
 
 /// Why a handshake did not succeed.
-fn failed(err: &io::Error, saw_certificate: bool, was_asked: bool) -> Trouble {
+fn failed(err: &io::Error, saw_certificate: bool, was_asked: bool) -> ProbeError {
     if let Some(err) = err.get_ref().and_then(|it| it.downcast_ref::<Error>()) {
-        let mut trouble = explained(err);
+        let mut error = explained(err);
         let is_garbage = matches!(err, Error::InvalidMessage(_));
         if is_garbage && saw_certificate {
-            trouble.reason = Reason::TlsHandshake;
+            error.reason = Reason::TlsHandshake;
         }
         // Some servers have no better word for a missing certificate.
         let is_vague = matches!(err, Error::AlertReceived(AlertDescription::HandshakeFailure));
         if is_vague && was_asked {
-            trouble.reason = Reason::TlsClientCertificate;
+            error.reason = Reason::TlsClientCertificate;
         }
-        return trouble;
+        return error;
     }
     let reason = match (err.kind(), err.raw_os_error()) {
         (io::ErrorKind::UnexpectedEof, _) => Reason::ClosedEarly,
@@ -364,11 +368,11 @@ fn failed(err: &io::Error, saw_certificate: bool, was_asked: bool) -> Trouble {
         Reason::ClosedEarly => "the peer closed the connection during the handshake".to_owned(),
         _ => err.to_string(),
     };
-    Trouble { errno: err.raw_os_error(), ..Trouble::new(reason, detail) }
+    ProbeError { errno: err.raw_os_error(), ..ProbeError::new(reason, detail) }
 }
 
 /// A TLS error in the words of a probe.
-pub(super) fn explained(err: &Error) -> Trouble {
+pub(super) fn explained(err: &Error) -> ProbeError {
     use AlertDescription as Alert;
     let reason = match err {
         Error::InvalidCertificate(err) => match err {
@@ -397,14 +401,14 @@ pub(super) fn explained(err: &Error) -> Trouble {
         ) => Reason::TlsClientCertificate,
         _ => Reason::TlsHandshake,
     };
-    Trouble::new(reason, err.to_string())
+    ProbeError::new(reason, err.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Access;
     use crate::address::Address;
-    use crate::guard::Access;
     use crate::module::Module;
 
     fn settings(min: Option<TlsVersion>, max: Option<TlsVersion>) -> TlsSettings {
@@ -468,9 +472,9 @@ mod tests {
                 "CA `vault`: there is no secret manager",
             ),
         ] {
-            let trouble = client.ready(&settings).unwrap_err();
-            assert_eq!(trouble.reason, Reason::LocalConfig);
-            assert!(trouble.detail.starts_with(words), "{}", trouble.detail);
+            let error = client.ready(&settings).unwrap_err();
+            assert_eq!(error.reason, Reason::LocalConfig);
+            assert!(error.detail.starts_with(words), "{}", error.detail);
         }
     }
 }

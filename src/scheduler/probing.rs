@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use crate::access::Access;
 use crate::canaries::Canaries;
-use crate::guard::Access;
 use crate::monitor::{Addresses, Target};
-use crate::outcome::{Finding, Outcome, Phase, Reason};
+use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 use crate::scheduler::{Observation, Probing};
@@ -55,30 +55,30 @@ impl Network {
             Ok(ips) => ips,
             Err((reason, detail)) => {
                 let outcome = Outcome::because(reason, Phase::Resolve);
-                let mut finding = Finding::new(outcome, probe.timeout);
-                finding.duration = begin.elapsed();
-                finding.detail = Some(detail.into());
-                return Observation { finding, addresses: Box::default() };
+                let mut result = ProbeResult::new(outcome, probe.timeout);
+                result.duration = begin.elapsed();
+                result.detail = Some(detail.into());
+                return Observation { result, addresses: Box::default() };
             }
         };
         let resolve = begin.elapsed();
         ips.truncate(MAX_ADDRESSES);
         let rest = Probe { timeout: probe.timeout.saturating_sub(resolve), ..probe };
-        let findings = join_all(ips.iter().map(|&ip| async move {
+        let results = join_all(ips.iter().map(|&ip| async move {
             let peer = SocketAddr::new(ip, target.address.port);
             self.prober.probe_at(peer, rest, &mut Journal::off()).await
         }))
         .await;
         let addresses = ips
             .iter()
-            .zip(&findings)
-            .map(|(&ip, finding)| AddressResult { ip, outcome: finding.outcome })
+            .zip(&results)
+            .map(|(&ip, result)| AddressResult { ip, outcome: result.outcome })
             .collect();
-        let mut finding = representative(target.monitor.addresses, findings, probe.timeout);
-        finding.timeout = probe.timeout;
-        finding.duration += resolve;
-        finding.phases.resolve = Some(resolve);
-        Observation { finding, addresses }
+        let mut result = representative(target.monitor.addresses, results, probe.timeout);
+        result.timeout = probe.timeout;
+        result.duration += resolve;
+        result.phases.resolve = Some(resolve);
+        Observation { result, addresses }
     }
 }
 
@@ -87,23 +87,23 @@ impl Probing for Network {
         let did_fail = self.canaries.all_fail();
         let mut observation = match target.monitor.addresses {
             Addresses::First => Observation {
-                finding: self.prober.probe(self.probe_of(target), &mut Journal::off()).await,
+                result: self.prober.probe(self.probe_of(target), &mut Journal::off()).await,
                 addresses: Box::default(),
             },
             Addresses::Any | Addresses::All | Addresses::Quorum => {
                 Box::pin(self.probe_all(target)).await
             }
         };
-        self.canaries.judge(did_fail, &mut observation.finding).await;
+        self.canaries.judge(did_fail, &mut observation.result).await;
         observation
     }
 }
 
-/// The finding that stands for a name, from those of its addresses. What could not be seen
+/// The result that stands for a name, from those of its addresses. What could not be seen
 /// decides only where it might have.
-fn representative(mode: Addresses, findings: Vec<Finding>, timeout: Duration) -> Finding {
-    let total = findings.len();
-    let of = |index| findings.iter().filter(|it| it.outcome.index() == index).count();
+fn representative(mode: Addresses, results: Vec<ProbeResult>, timeout: Duration) -> ProbeResult {
+    let total = results.len();
+    let of = |index| results.iter().filter(|it| it.outcome.index() == index).count();
     let (up, down) = (of(0), of(1));
     let (success, failure) = match mode {
         Addresses::First | Addresses::Any => (up > 0, down == total),
@@ -117,8 +117,8 @@ fn representative(mode: Addresses, findings: Vec<Finding>, timeout: Duration) ->
     } else {
         2
     };
-    findings.into_iter().find(|it| it.outcome.index() == index).unwrap_or_else(|| {
-        Finding::new(Outcome::because(Reason::DnsNoAddress, Phase::Resolve), timeout)
+    results.into_iter().find(|it| it.outcome.index() == index).unwrap_or_else(|| {
+        ProbeResult::new(Outcome::because(Reason::DnsNoAddress, Phase::Resolve), timeout)
     })
 }
 
@@ -135,8 +135,8 @@ mod tests {
             other => panic!("{other:?} is no outcome"),
         };
         let timeout = Duration::from_secs(1);
-        let findings = outcomes.chars().map(|it| Finding::new(outcome(it), timeout)).collect();
-        let found = representative(mode, findings, timeout).outcome;
+        let results = outcomes.chars().map(|it| ProbeResult::new(outcome(it), timeout)).collect();
+        let found = representative(mode, results, timeout).outcome;
         assert_eq!(found, outcome(expected), "{mode:?} {outcomes}");
     }
 

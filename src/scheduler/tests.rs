@@ -35,8 +35,8 @@ impl Probing for Story {
         if !takes.is_zero() {
             sleep(takes).await;
         }
-        let finding = Finding::new(outcome, target.monitor.timeout);
-        Observation { finding, addresses: Box::default() }
+        let result = ProbeResult::new(outcome, target.monitor.timeout);
+        Observation { result, addresses: Box::default() }
     }
 }
 
@@ -84,7 +84,7 @@ impl Simulation {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        self.store.snapshot().iter().map(|it| it.state().judgement.verdict()).collect()
+        self.store.snapshot().iter().map(|it| it.state().health.verdict()).collect()
     }
 }
 
@@ -271,7 +271,7 @@ async fn what_the_monitor_cannot_see_changes_no_verdict_and_is_counted() {
             let snapshot = simulation.store.snapshot();
             let state = snapshot[0].state();
             assert_eq!(state.last_success, Some(true));
-            assert_eq!(state.judgement.consecutive_failures(), 0);
+            assert_eq!(state.health.consecutive_failures(), 0);
             assert!((47..=49).contains(&state.outcomes[2]), "{:?}", state.outcomes);
         })
         .await;
@@ -333,7 +333,7 @@ async fn a_reload_keeps_what_did_not_change_and_drops_what_is_gone() {
         .run(receiver, async {
             simulation.watch(&[streak(), with("gone", |_| {}), with("moved", |_| {})]).await;
             sleep(seconds(100)).await;
-            let failures = |it: &Row| it.state().judgement.consecutive_failures();
+            let failures = |it: &Row| it.state().health.consecutive_failures();
             let before = failures(&simulation.store.snapshot()[0]);
             let beat = simulation.starts("streak");
             assert!(before >= 9, "{before}");

@@ -17,20 +17,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outcome", &[]),
     ("verdict", &["outcome"]),
     ("monitor", &["address", "module", "verdict"]),
-    ("guard", &["address"]),
+    ("access", &["address"]),
     // The edges.
     ("log", &[]),
     ("limits", &[]),
     ("telemetry", &["outcome"]),
-    ("config", &["address", "guard", "module", "monitor", "verdict"]),
-    ("live", &["config", "telemetry"]),
-    ("prober", &["address", "guard", "module", "outcome"]),
-    ("canaries", &["guard", "live", "outcome", "prober", "telemetry"]),
+    ("config", &["address", "access", "module", "monitor", "verdict"]),
+    ("config_handle", &["config", "telemetry"]),
+    ("prober", &["address", "access", "module", "outcome"]),
+    ("canaries", &["access", "config_handle", "outcome", "prober", "telemetry"]),
     // Memory and motion.
     ("store", &["monitor", "outcome", "verdict"]),
     (
         "scheduler",
-        &["address", "canaries", "guard", "monitor", "outcome", "prober", "store", "telemetry"],
+        &["address", "canaries", "access", "monitor", "outcome", "prober", "store", "telemetry"],
     ),
     ("schedule", &["canaries", "config", "monitor", "prober", "scheduler", "store", "telemetry"]),
     // The surface.
@@ -42,7 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "canaries",
             "config",
             "exposition",
-            "live",
+            "config_handle",
             "log",
             "module",
             "monitor",
@@ -58,14 +58,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "address", "config", "guard", "http", "limits", "log", "module", "monitor", "outcome",
+            "address", "config", "access", "http", "limits", "log", "module", "monitor", "outcome",
             "prober", "settings",
         ],
     ),
 ];
 
 /// Modules that decide and remember nothing of the world: no I/O, no clock, no log.
-const PURE: &[&str] = &["address", "module", "outcome", "verdict", "monitor", "guard"];
+const PURE: &[&str] = &["address", "module", "outcome", "verdict", "monitor", "access"];
 /// What gives the world away. The absence is the architecture.
 const IMPURE: &[&str] = &[
     "tokio::",
@@ -86,7 +86,7 @@ const ONLY: &[(&str, &[&str])] = &[
     // Commands and their words.
     ("clap::", &["cli", "main.rs"]),
     // Outgoing connections, and sockets to listen.
-    ("Socket::new", &["prober/", "http/address.rs"]),
+    ("Socket::new", &["prober/", "http/url.rs"]),
     ("TcpStream::connect", &["prober/"]),
     ("UdpSocket", &["prober/"]),
     ("lookup_host", &["prober/"]),

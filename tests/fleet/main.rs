@@ -281,7 +281,7 @@ fn a_reload_disturbs_only_what_it_changes() {
     });
 }
 
-/// After trouble of the monitor's own: nobody changed their verdict, somebody was not seen.
+/// After error of the monitor's own: nobody changed their verdict, somebody was not seen.
 fn assert_nobody_blamed(exporter: &Exporter, what: &str, before: &Metrics) {
     let after = page(exporter);
     let verdicts = |page: &Metrics| page.all("tcp_monitor_up").map(|it| it.value).sum::<f64>();
@@ -306,7 +306,7 @@ fn our_own_trouble_changes_no_verdict() {
     if !Netns::available("our_own_trouble_changes_no_verdict") {
         return;
     }
-    let netns = Netns::new("trouble");
+    let netns = Netns::new("error");
     let router = Netns::new("elsewhere");
     netns.link(&router, &[("10.77.0.1/24", "10.77.0.2/24")]);
     let port = sink(&netns);
@@ -328,7 +328,7 @@ fn our_own_trouble_changes_no_verdict() {
             .map(|it| it.value)
             .sum()
     };
-    let trouble = |what: &str, begin: &dyn Fn(), end: &dyn Fn()| {
+    let error = |what: &str, begin: &dyn Fn(), end: &dyn Fn()| {
         let old = inconclusive(&page(&exporter));
         begin();
         wait_for(&exporter, |it| inconclusive(it) >= old + 5.0);
@@ -344,7 +344,7 @@ fn our_own_trouble_changes_no_verdict() {
     let route = |verb| {
         netns.run(&["ip", "route", verb, "10.77.0.0/24", "dev", &device]);
     };
-    trouble("no route", &|| route("del"), &|| route("add"));
+    error("no route", &|| route("del"), &|| route("add"));
 
     // A descriptor limit that leaves none: no probe, no request.
     let id = exporter.id().to_string();
@@ -480,7 +480,7 @@ fn while_every_canary_fails_no_target_is_blamed() {
     let answer = on_demand();
     assert_eq!(answer.status, 503, "{}", answer.text());
     let words = "inconclusive: local_isolated (connect): every canary fails too; \
-                 by itself the finding was `refused`\n";
+                 by itself the result was `refused`\n";
     assert_eq!(answer.text(), words);
     // Between the two stops the target alone may have been seen down, once.
     assert!(probes(&cut_off, "m", "failure") < 2.0);
@@ -496,7 +496,7 @@ fn while_every_canary_fails_no_target_is_blamed() {
         asked.join().expect("no panic")
     });
     assert_eq!(answer.status, 503, "{}", answer.text());
-    assert!(answer.text().contains("finding was `expect_timeout`"), "{}", answer.text());
+    assert!(answer.text().contains("result was `expect_timeout`"), "{}", answer.text());
 
     let down = wait_for(&exporter, |it| up(it, "m") == Some(0.0));
     assert_eq!(down.label("tcp_monitor_failure_info", "reason"), Some("refused"));

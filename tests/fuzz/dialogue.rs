@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
+use tcp_probe_exporter::access::Access;
 use tcp_probe_exporter::address::Address;
 use tcp_probe_exporter::config::{Config, ModuleEntry};
 use tcp_probe_exporter::exposition::{self, Format};
-use tcp_probe_exporter::guard::Access;
 use tcp_probe_exporter::module::Module;
 use tcp_probe_exporter::prober::journal::{Journal, Level};
 use tcp_probe_exporter::prober::{Probe, Prober};
@@ -116,17 +116,17 @@ fn any_dialogue_with_any_peer_ends_in_time() {
             Probe { address: &address, module: &module, hostname: None, timeout, access: &access };
         let mut journal = Journal::bounded(Level::Debug, 16 * 1024);
         let begin = Instant::now();
-        let finding = runtime.block_on(prober.probe(probe, &mut journal));
+        let result = runtime.block_on(prober.probe(probe, &mut journal));
         prop_assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
         prop_assert!(
-            finding.detail.as_ref().is_none_or(|it| !it.contains(char::is_control)),
+            result.detail.as_ref().is_none_or(|it| !it.contains(char::is_control)),
             "{:?}",
-            finding
+            result
         );
         let noted: usize = journal.lines().iter().map(|it| it.message.len()).sum();
         prop_assert!(noted <= 17 * 1024, "{}", noted);
         for format in [Format::Classic, Format::OpenMetrics] {
-            assert_readable(&exposition::probe(&finding, format), format);
+            assert_readable(&exposition::probe(&result, format), format);
         }
         Ok(())
     });

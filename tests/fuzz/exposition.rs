@@ -10,7 +10,7 @@ use harness::Metrics;
 use proptest::prelude::*;
 use tcp_probe_exporter::exposition::{self, Format};
 use tcp_probe_exporter::outcome::{
-    DialogueFinding, Finding, KernelView, LeafCertificate, Outcome, Phase, Reason, TlsFinding,
+    DialogueDetails, KernelView, LeafCertificate, Outcome, Phase, ProbeResult, Reason, TlsDetails,
 };
 
 use crate::fuzz;
@@ -62,8 +62,8 @@ prop_compose! {
         earliest_expiry in any::<Option<i64>>(),
         last_chain_expiry in any::<Option<i64>>(),
         leaf in proptest::option::of((text(), text(), text(), text(), any::<(i64, i64)>())),
-    ) -> TlsFinding {
-        TlsFinding {
+    ) -> TlsDetails {
+        TlsDetails {
             version, earliest_expiry, last_chain_expiry,
             leaf: leaf.map(|(subject, issuer, subject_alternative, serial_number, (not_before, not_after))| LeafCertificate {
                 fingerprint_sha256: "ab".repeat(32), subject, issuer, subject_alternative, serial_number, not_before, not_after,
@@ -73,7 +73,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn finding()(
+    fn result()(
         reason in proptest::option::of(0..Reason::ALL.len()),
         times in any::<[Option<u32>; 4]>(),
         duration in any::<u32>(),
@@ -83,43 +83,43 @@ prop_compose! {
         flags in any::<(bool, bool, Option<usize>)>(),
         detail in proptest::option::of(text()),
         peer in any::<Option<std::net::IpAddr>>(),
-    ) -> Finding {
+    ) -> ProbeResult {
         let outcome = reason.map_or(Outcome::Success, |it| Outcome::because(Reason::ALL[it], Phase::Connect));
-        let mut finding = Finding::new(outcome, Duration::from_secs(5));
+        let mut result = ProbeResult::new(outcome, Duration::from_secs(5));
         let [resolve, connect, tls_time, dialogue] = times.map(|it| it.map(|it| Duration::from_micros(it.into())));
-        finding.phases.resolve = resolve;
-        finding.phases.connect = connect;
-        finding.phases.tls = tls_time;
-        finding.phases.dialogue = dialogue;
-        finding.duration = Duration::from_micros(duration.into());
-        finding.kernel = kernel.map(|(rtt, syn_retransmits)| KernelView {
+        result.phases.resolve = resolve;
+        result.phases.connect = connect;
+        result.phases.tls = tls_time;
+        result.phases.dialogue = dialogue;
+        result.duration = Duration::from_micros(duration.into());
+        result.kernel = kernel.map(|(rtt, syn_retransmits)| KernelView {
             rtt: rtt.map(|it| Duration::from_micros(it.into())), syn_retransmits,
         });
-        finding.tls = tls.map(Box::new);
-        finding.peer = peer.map(|it| (it, 1).into());
-        finding.dialogue = Some(Box::new(DialogueFinding {
+        result.tls = tls.map(Box::new);
+        result.peer = peer.map(|it| (it, 1).into());
+        result.dialogue = Some(Box::new(DialogueDetails {
             failed_due_to_regex: flags.0, failed_due_to_bytes: flags.1, step: flags.2,
             labels: labels.map(|it| it.into_iter().collect()),
         }));
-        finding.detail = detail.map(Into::into);
-        finding
+        result.detail = detail.map(Into::into);
+        result
     }
 }
 
 #[test]
 fn whatever_was_found_is_read_back() {
     let sampled = RefCell::new((Vec::new(), Vec::new()));
-    fuzz("exposition", &finding(), |finding| {
+    fuzz("exposition", &result(), |result| {
         // Of an inconclusive probe nothing is exposed.
-        if finding.outcome.is_inconclusive() {
+        if result.outcome.is_inconclusive() {
             return Ok(());
         }
-        let classic = exposition::probe(&finding, Format::Classic);
-        let open = exposition::probe(&finding, Format::OpenMetrics);
+        let classic = exposition::probe(&result, Format::Classic);
+        let open = exposition::probe(&result, Format::OpenMetrics);
         assert_readable(&classic, Format::Classic);
         assert_readable(&open, Format::OpenMetrics);
         // What was captured comes back as it was.
-        let labels = finding.dialogue.as_ref().and_then(|it| it.labels.clone());
+        let labels = result.dialogue.as_ref().and_then(|it| it.labels.clone());
         for text in [&classic, &open] {
             let metrics = Metrics::parse(text);
             let info = metrics.find("probe_expect_info", &[]);

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tcp_probe_exporter::access::Rule;
 use tcp_probe_exporter::address::{Address, Host};
 use tcp_probe_exporter::config::Config;
-use tcp_probe_exporter::guard::Rule;
 use tcp_probe_exporter::http::request::{ProbeRequest, Query, unescape};
 use tcp_probe_exporter::http::web::Web;
 use tcp_probe_exporter::module::pattern::Pattern;

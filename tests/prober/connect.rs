@@ -22,14 +22,14 @@ async fn an_open_port_is_a_success_with_times() {
     let (done, closed) = mpsc::channel();
     let address = peer(move |stream| done.send(read_all(&stream)).unwrap());
 
-    let finding = probe(&address.to_string(), &Module::connect("m"), TIMEOUT).await;
+    let result = probe(&address.to_string(), &Module::connect("m"), TIMEOUT).await;
 
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert_eq!(finding.peer, Some(address));
-    assert_eq!(finding.phases.resolve, Some(Duration::ZERO));
-    assert!(finding.phases.connect.unwrap() <= finding.duration);
-    assert_eq!((finding.phases.tls, finding.phases.dialogue), (None, None));
-    let kernel = finding.kernel.unwrap();
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert_eq!(result.peer, Some(address));
+    assert_eq!(result.phases.resolve, Some(Duration::ZERO));
+    assert!(result.phases.connect.unwrap() <= result.duration);
+    assert_eq!((result.phases.tls, result.phases.dialogue), (None, None));
+    let kernel = result.kernel.unwrap();
     assert!(kernel.rtt.unwrap() > Duration::ZERO, "{kernel:?}");
     assert_eq!(kernel.syn_retransmits, 0);
     assert_eq!(closed.recv_timeout(TIMEOUT).unwrap().unwrap(), b"");
@@ -43,9 +43,9 @@ async fn a_peer_with_an_unread_banner_sees_a_clean_end() {
         done.send(read_all(&stream).map_err(|err| err.kind())).unwrap();
     });
 
-    let finding = probe(&address.to_string(), &Module::connect("m"), TIMEOUT).await;
+    let result = probe(&address.to_string(), &Module::connect("m"), TIMEOUT).await;
 
-    assert_eq!(finding.outcome, Outcome::Success);
+    assert_eq!(result.outcome, Outcome::Success);
     assert_eq!(closed.recv_timeout(TIMEOUT).unwrap(), Ok(Vec::new()));
 }
 
@@ -56,9 +56,9 @@ async fn close_reset_resets() {
         peer(move |stream| done.send(read_all(&stream).map_err(|err| err.kind())).unwrap());
     let module = Module { close: Close::Reset, ..Module::connect("m") };
 
-    let finding = probe(&address.to_string(), &module, TIMEOUT).await;
+    let result = probe(&address.to_string(), &module, TIMEOUT).await;
 
-    assert_eq!(finding.outcome, Outcome::Success);
+    assert_eq!(result.outcome, Outcome::Success);
     let seen = closed.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(seen, Err(std::io::ErrorKind::ConnectionReset));
 }
@@ -67,13 +67,13 @@ async fn close_reset_resets() {
 async fn a_closed_port_is_refused() {
     let (_held, address) = closed_port();
 
-    let finding = probe(&address.to_string(), &Module::connect("m"), TIMEOUT).await;
+    let result = probe(&address.to_string(), &Module::connect("m"), TIMEOUT).await;
 
-    assert_eq!(finding.outcome, failure(Reason::Refused, Phase::Connect));
-    assert_eq!(finding.errno, Some(libc::ECONNREFUSED));
-    assert_eq!(finding.icmp, None);
-    assert_eq!(finding.phases.connect, None);
-    assert_eq!(finding.peer, Some(address));
+    assert_eq!(result.outcome, failure(Reason::Refused, Phase::Connect));
+    assert_eq!(result.errno, Some(libc::ECONNREFUSED));
+    assert_eq!(result.icmp, None);
+    assert_eq!(result.phases.connect, None);
+    assert_eq!(result.peer, Some(address));
 }
 
 #[tokio::test]
@@ -90,17 +90,17 @@ async fn a_port_that_must_be_shut() {
         (ExpectConnect::Timeout, unexpected, refused),
     ] {
         let module = Module { expect_connect, ..Module::connect("m") };
-        let finding = probe(&open.to_string(), &module, TIMEOUT).await;
-        assert_eq!(finding.outcome, if_open, "{expect_connect:?}");
-        let finding = probe(&shut.to_string(), &module, TIMEOUT).await;
-        assert_eq!(finding.outcome, if_shut, "{expect_connect:?}");
+        let result = probe(&open.to_string(), &module, TIMEOUT).await;
+        assert_eq!(result.outcome, if_open, "{expect_connect:?}");
+        let result = probe(&shut.to_string(), &module, TIMEOUT).await;
+        assert_eq!(result.outcome, if_shut, "{expect_connect:?}");
     }
 }
 
 #[tokio::test]
 async fn a_timeout_of_zero_fails_at_once() {
-    let finding = probe("127.0.0.1:1", &Module::connect("m"), Duration::ZERO).await;
-    assert_eq!(finding.outcome, failure(Reason::Timeout, Phase::Resolve));
+    let result = probe("127.0.0.1:1", &Module::connect("m"), Duration::ZERO).await;
+    assert_eq!(result.outcome, failure(Reason::Timeout, Phase::Resolve));
 }
 
 #[tokio::test]
@@ -109,9 +109,9 @@ async fn the_source_address_is_used() {
     let address = peer(move |stream| done.send(stream.peer_addr().unwrap().ip()).unwrap());
     let module = Module { source_address: Some("127.0.0.77".to_owned()), ..Module::connect("m") };
 
-    let finding = probe(&address.to_string(), &module, TIMEOUT).await;
+    let result = probe(&address.to_string(), &module, TIMEOUT).await;
 
-    assert_eq!(finding.outcome, Outcome::Success);
+    assert_eq!(result.outcome, Outcome::Success);
     assert_eq!(seen.recv_timeout(TIMEOUT).unwrap(), IpAddr::from([127, 0, 0, 77]));
 }
 
@@ -119,10 +119,10 @@ async fn the_source_address_is_used() {
 async fn a_source_address_that_cannot_be_used_is_the_monitors_trouble() {
     for source in ["nonsense", "::1", "192.0.2.1"] {
         let module = Module { source_address: Some(source.to_owned()), ..Module::connect("m") };
-        let finding = probe("127.0.0.1:1", &module, TIMEOUT).await;
+        let result = probe("127.0.0.1:1", &module, TIMEOUT).await;
         let expected = Outcome::Inconclusive(Reason::LocalConfig, Phase::Connect);
-        assert_eq!(finding.outcome, expected, "{source}");
-        assert!(finding.detail.unwrap().contains(source));
+        assert_eq!(result.outcome, expected, "{source}");
+        assert!(result.detail.unwrap().contains(source));
     }
 }
 
@@ -135,8 +135,8 @@ async fn a_literal_obeys_the_family_rule() {
         (Family::V6, false, failure(Reason::DnsNoAddress, Phase::Resolve)),
     ] {
         let module = Module { preferred_family, family_fallback, ..Module::connect("m") };
-        let finding = probe(&address.to_string(), &module, TIMEOUT).await;
-        assert_eq!(finding.outcome, expected);
+        let result = probe(&address.to_string(), &module, TIMEOUT).await;
+        assert_eq!(result.outcome, expected);
     }
 }
 
@@ -146,10 +146,10 @@ async fn an_ipv4_address_in_ipv6_dress_is_ipv4() {
     let address = listener.local_addr().unwrap();
 
     let target = format!("[::ffff:127.0.0.1]:{}", address.port());
-    let finding = probe(&target, &Module::connect("m"), TIMEOUT).await;
+    let result = probe(&target, &Module::connect("m"), TIMEOUT).await;
 
-    assert_eq!(finding.outcome, Outcome::Success);
-    assert_eq!(finding.peer, Some(address));
+    assert_eq!(result.outcome, Outcome::Success);
+    assert_eq!(result.peer, Some(address));
 }
 
 #[tokio::test]
@@ -159,8 +159,8 @@ async fn localhost_needs_no_name_server() {
     let module = Module { preferred_family: Family::V4, ..Module::connect("m") };
 
     let target = format!("localhost:{}", address.port());
-    let finding = probe(&target, &module, TIMEOUT).await;
+    let result = probe(&target, &module, TIMEOUT).await;
 
-    assert_eq!(finding.outcome, Outcome::Success);
-    assert_eq!(finding.peer, Some(address));
+    assert_eq!(result.outcome, Outcome::Success);
+    assert_eq!(result.peer, Some(address));
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tcp_probe_exporter::module::pattern::Pattern;
 use tcp_probe_exporter::module::template::Template;
 use tcp_probe_exporter::module::{Expect, Module, Send, Step};
-use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason};
+use tcp_probe_exporter::outcome::{Outcome, Phase, ProbeResult, Reason};
 
 use crate::{SILENCE, TIMEOUT, failure, peer, probe, say};
 
@@ -41,7 +41,7 @@ fn module(query_response: Vec<Step>) -> Module {
 }
 
 /// What becomes of these steps if the peer says this and then waits to be left alone.
-async fn against(steps: Vec<Step>, says: &'static [u8]) -> Finding {
+async fn against(steps: Vec<Step>, says: &'static [u8]) -> ProbeResult {
     let address = peer(move |stream| {
         say(&stream, says);
         let _ = crate::read_all(&stream);
@@ -50,7 +50,7 @@ async fn against(steps: Vec<Step>, says: &'static [u8]) -> Finding {
 }
 
 /// The same, with a peer that closes after its words.
-async fn against_closing(steps: Vec<Step>, says: &'static [u8]) -> Finding {
+async fn against_closing(steps: Vec<Step>, says: &'static [u8]) -> ProbeResult {
     let address = peer(move |stream| {
         say(&stream, says);
         let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -60,33 +60,33 @@ async fn against_closing(steps: Vec<Step>, says: &'static [u8]) -> Finding {
 }
 
 #[track_caller]
-fn check(finding: &Finding, reason: Reason, regex: bool, bytes: bool) {
-    assert_eq!(finding.outcome, failure(reason, Phase::Dialogue), "{finding:?}");
-    let dialogue = finding.dialogue.as_ref().unwrap();
+fn check(result: &ProbeResult, reason: Reason, regex: bool, bytes: bool) {
+    assert_eq!(result.outcome, failure(reason, Phase::Dialogue), "{result:?}");
+    let dialogue = result.dialogue.as_ref().unwrap();
     assert_eq!((dialogue.failed_due_to_regex, dialogue.failed_due_to_bytes), (regex, bytes));
-    assert_eq!(finding.phases.dialogue, None);
+    assert_eq!(result.phases.dialogue, None);
 }
 
 #[tokio::test]
 async fn lines_are_skipped_until_one_matches() {
-    let finding = against(vec![line("^250 ready$")], b"250-hello\r\n250 ready\r\n").await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert!(finding.phases.dialogue.is_some());
+    let result = against(vec![line("^250 ready$")], b"250-hello\r\n250 ready\r\n").await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert!(result.phases.dialogue.is_some());
 }
 
 #[tokio::test]
 async fn the_last_line_needs_no_line_end() {
-    let finding = against_closing(vec![line("^bye$")], b"hello\nbye").await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = against_closing(vec![line("^bye$")], b"hello\nbye").await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
 }
 
 #[tokio::test]
 async fn another_answer_is_a_mismatch_and_none_is_closed_early() {
-    let finding = against_closing(vec![line("^220")], b"HTTP/1.1 400 Bad Request\r\n").await;
-    check(&finding, Reason::ExpectMismatch, true, false);
-    assert!(finding.detail.unwrap().contains("HTTP/1.1 400 Bad Request"));
-    let finding = against_closing(vec![line("^220")], b"").await;
-    check(&finding, Reason::ClosedEarly, true, false);
+    let result = against_closing(vec![line("^220")], b"HTTP/1.1 400 Bad Request\r\n").await;
+    check(&result, Reason::ExpectMismatch, true, false);
+    assert!(result.detail.unwrap().contains("HTTP/1.1 400 Bad Request"));
+    let result = against_closing(vec![line("^220")], b"").await;
+    check(&result, Reason::ClosedEarly, true, false);
 }
 
 #[tokio::test]
@@ -95,17 +95,17 @@ async fn silence_is_a_timeout_and_not_a_mismatch() {
         say(&stream, b"100 wait\r\nnot yet");
         let _ = crate::read_all(&stream);
     });
-    let finding = probe(&address.to_string(), &module(vec![line("^220")]), SILENCE).await;
-    check(&finding, Reason::ExpectTimeout, false, false);
-    assert!(finding.detail.unwrap().contains("not yet"));
+    let result = probe(&address.to_string(), &module(vec![line("^220")]), SILENCE).await;
+    check(&result, Reason::ExpectTimeout, false, false);
+    assert!(result.detail.unwrap().contains("not yet"));
 }
 
 #[tokio::test]
 async fn a_line_that_the_module_rejects_ends_the_wait() {
     let step = Step { reject: Some(pattern("^4")), ..line("^220") };
-    let finding = against(vec![step], b"hello\r\n421 too busy\r\n").await;
-    check(&finding, Reason::ExpectRejected, true, false);
-    assert!(finding.detail.unwrap().contains("421 too busy"));
+    let result = against(vec![step], b"hello\r\n421 too busy\r\n").await;
+    check(&result, Reason::ExpectRejected, true, false);
+    assert!(result.detail.unwrap().contains("421 too busy"));
 }
 
 #[tokio::test]
@@ -120,8 +120,8 @@ async fn captures_are_sent_back_with_a_line_feed() {
         let _ = crate::read_all(&stream);
     });
     let steps = vec![with_send(line("^PING :([^ ]+)"), "PONG $1 ${1}"), line("ok")];
-    let finding = probe(&address.to_string(), &module(steps), TIMEOUT).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = probe(&address.to_string(), &module(steps), TIMEOUT).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
     assert_eq!(answer.recv_timeout(TIMEOUT).unwrap(), b"PONG abc123 a");
 }
 
@@ -135,16 +135,16 @@ async fn text_without_an_expect_is_sent_as_it_is() {
         send(Send::Line(template(""))),
         send(Send::Bytes(b"\x00\xff$1".to_vec())),
     ];
-    let finding = probe(&address.to_string(), &module(steps), TIMEOUT).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = probe(&address.to_string(), &module(steps), TIMEOUT).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
     assert_eq!(got.recv_timeout(TIMEOUT).unwrap().unwrap(), b"cost $1\n\x00\xff$1");
 }
 
 #[tokio::test]
 async fn lines_and_bytes_share_what_came() {
     let steps = vec![line("^hello"), bytes(b"\x01\x02"), stream("^.\\d"), line("^rest$")];
-    let finding = against(steps, b"hello\n\x01\x02x7rest\n").await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = against(steps, b"hello\n\x01\x02x7rest\n").await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
 }
 
 #[tokio::test]
@@ -156,24 +156,24 @@ async fn bytes_may_come_in_pieces_and_the_first_wrong_one_decides() {
         }
         let _ = crate::read_all(&stream);
     });
-    let finding = probe(&address.to_string(), &module(vec![bytes(b"SSH-2.0")]), TIMEOUT).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    let finding = against(vec![bytes(b"SSH-2.0-and-more")], b"SSX").await;
-    check(&finding, Reason::ExpectMismatch, false, true);
-    let finding = against_closing(vec![bytes(b"SSH-2.0")], b"SSH").await;
-    check(&finding, Reason::ClosedEarly, false, false);
+    let result = probe(&address.to_string(), &module(vec![bytes(b"SSH-2.0")]), TIMEOUT).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    let result = against(vec![bytes(b"SSH-2.0-and-more")], b"SSX").await;
+    check(&result, Reason::ExpectMismatch, false, true);
+    let result = against_closing(vec![bytes(b"SSH-2.0")], b"SSH").await;
+    check(&result, Reason::ClosedEarly, false, false);
 }
 
 #[tokio::test]
 async fn a_stream_is_searched_whatever_the_lines() {
-    let finding = against(vec![stream("(?s)^..\\n.\\x00b"), line("^rest$")], b"a\n\nc\x00brest\n");
-    let finding = finding.await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = against(vec![stream("(?s)^..\\n.\\x00b"), line("^rest$")], b"a\n\nc\x00brest\n");
+    let result = result.await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
     let step = Step { reject: Some(pattern("(?s)^\\x00E")), ..stream("^\\x01") };
-    let finding = against(vec![step], b"\x00ERROR").await;
-    check(&finding, Reason::ExpectRejected, true, false);
-    let finding = against_closing(vec![stream("^\\x01")], b"other").await;
-    check(&finding, Reason::ExpectMismatch, true, false);
+    let result = against(vec![step], b"\x00ERROR").await;
+    check(&result, Reason::ExpectRejected, true, false);
+    let result = against_closing(vec![stream("^\\x01")], b"other").await;
+    check(&result, Reason::ExpectMismatch, true, false);
 }
 
 #[tokio::test]
@@ -187,9 +187,9 @@ async fn labels_of_all_steps_come_together_as_valid_text() {
         labelled(line("^(.)"), &[("first", "$1"), ("software", "again")]),
         line("never"),
     ];
-    let finding = against_closing(steps, b"SSH-2.0-open\xff\n\xfe\n").await;
-    assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
-    let dialogue = finding.dialogue.unwrap();
+    let result = against_closing(steps, b"SSH-2.0-open\xff\n\xfe\n").await;
+    assert_eq!(result.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{result:?}");
+    let dialogue = result.dialogue.unwrap();
     assert_eq!(dialogue.step, Some(2));
     let labels = dialogue.labels.unwrap();
     let labels: Vec<_> = labels.iter().map(|(it, value)| (it.as_str(), value.as_str())).collect();
@@ -199,15 +199,15 @@ async fn labels_of_all_steps_come_together_as_valid_text() {
 #[tokio::test]
 async fn a_line_without_end_is_a_mismatch_that_needs_bounded_memory() {
     let address = peer(|mut stream| while stream.write_all(&[b'a'; 16_384]).is_ok() {});
-    let finding = probe(&address.to_string(), &module(vec![line("b")]), TIMEOUT).await;
-    check(&finding, Reason::ExpectMismatch, false, false);
+    let result = probe(&address.to_string(), &module(vec![line("b")]), TIMEOUT).await;
+    check(&result, Reason::ExpectMismatch, false, false);
 }
 
 #[tokio::test]
 async fn lines_without_end_are_a_mismatch() {
     let address = peer(|mut stream| while stream.write_all(&b"a line\n".repeat(10_000)).is_ok() {});
-    let finding = probe(&address.to_string(), &module(vec![line("b")]), TIMEOUT).await;
-    assert_eq!(finding.outcome, failure(Reason::ExpectMismatch, Phase::Dialogue));
+    let result = probe(&address.to_string(), &module(vec![line("b")]), TIMEOUT).await;
+    assert_eq!(result.outcome, failure(Reason::ExpectMismatch, Phase::Dialogue));
 }
 
 #[tokio::test]
@@ -215,31 +215,31 @@ async fn a_peer_that_resets_is_told_from_one_that_closes() {
     let address = peer(|stream| {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     });
-    let finding = probe(&address.to_string(), &module(vec![line("220")]), TIMEOUT).await;
+    let result = probe(&address.to_string(), &module(vec![line("220")]), TIMEOUT).await;
     // The reset may even come before the connect was seen to succeed.
-    let reason = finding.outcome.cause().map(|(reason, _)| reason);
-    assert_eq!(reason, Some(Reason::Reset), "{finding:?}");
+    let reason = result.outcome.cause().map(|(reason, _)| reason);
+    assert_eq!(reason, Some(Reason::Reset), "{result:?}");
 }
 
 #[tokio::test]
 async fn hold_finds_a_port_that_accepts_and_then_closes() {
     let holding = |hold| Module { hold: Some(hold), ..Module::connect("m") };
     let address = peer(drop);
-    let finding = probe(&address.to_string(), &holding(TIMEOUT), TIMEOUT).await;
-    assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
+    let result = probe(&address.to_string(), &holding(TIMEOUT), TIMEOUT).await;
+    assert_eq!(result.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{result:?}");
 
     let address = peer(|mut stream| while stream.write_all(&[b'a'; 16_384]).is_ok() {});
-    let finding = probe(&address.to_string(), &holding(TIMEOUT), TIMEOUT).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = probe(&address.to_string(), &holding(TIMEOUT), TIMEOUT).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
 
     let address = peer(|stream| {
         say(&stream, b"a banner is no matter");
         let _ = crate::read_all(&stream);
     });
     let hold = Duration::from_millis(100);
-    let finding = probe(&address.to_string(), &holding(hold), TIMEOUT).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert!(finding.phases.dialogue.unwrap() >= hold);
+    let result = probe(&address.to_string(), &holding(hold), TIMEOUT).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert!(result.phases.dialogue.unwrap() >= hold);
 }
 
 #[tokio::test]
@@ -252,9 +252,9 @@ async fn a_peer_that_drips_is_left_at_the_deadline() {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
-        let finding = probe(&address.to_string(), &module(vec![step]), SILENCE).await;
-        check(&finding, Reason::ExpectTimeout, false, false);
-        assert!(finding.duration < TIMEOUT);
+        let result = probe(&address.to_string(), &module(vec![step]), SILENCE).await;
+        check(&result, Reason::ExpectTimeout, false, false);
+        assert!(result.duration < TIMEOUT);
     }
 }
 
@@ -284,10 +284,10 @@ async fn garbage_has_an_outcome() {
             let _ = stream.shutdown(std::net::Shutdown::Write);
             let _ = crate::read_all(&stream);
         });
-        let finding = probe(&address.to_string(), &module(steps.clone()), TIMEOUT).await;
-        assert!(!finding.outcome.is_inconclusive(), "{seed}: {finding:?}");
-        assert!(finding.duration < TIMEOUT, "{seed}: {finding:?}");
-        let detail = finding.detail.unwrap_or_default();
+        let result = probe(&address.to_string(), &module(steps.clone()), TIMEOUT).await;
+        assert!(!result.outcome.is_inconclusive(), "{seed}: {result:?}");
+        assert!(result.duration < TIMEOUT, "{seed}: {result:?}");
+        let detail = result.detail.unwrap_or_default();
         assert!(detail.len() < 1000 && !detail.contains(char::is_control), "{detail}");
     }
 }

@@ -6,10 +6,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use tcp_probe_exporter::access::Access;
 use tcp_probe_exporter::address::Address;
-use tcp_probe_exporter::guard::Access;
 use tcp_probe_exporter::module::Module;
-use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason};
+use tcp_probe_exporter::outcome::{Outcome, Phase, ProbeResult, Reason};
 use tcp_probe_exporter::prober::journal::{Journal, Level};
 use tcp_probe_exporter::prober::{Probe, Prober};
 
@@ -29,18 +29,18 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(3);
 
 /// Probes a target once.
-async fn probe(target: &str, module: &Module, timeout: Duration) -> Finding {
+async fn probe(target: &str, module: &Module, timeout: Duration) -> ProbeResult {
     let address = Address::parse(target).unwrap();
     let access = Access::default();
     let probe = Probe { address: &address, module, hostname: None, timeout, access: &access };
     let mut journal = Journal::bounded(Level::Debug, 64 * 1024);
     let prober = Prober::default();
-    let finding = prober.probe(probe, &mut journal).await;
-    prober.settle().await;
+    let result = prober.probe(probe, &mut journal).await;
+    prober.drain().await;
     for line in journal.lines() {
         println!("{:?} {:?} {}", line.at, line.level, line.message);
     }
-    finding
+    result
 }
 
 /// A peer on a port of its own that treats one connection as told.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::listener::Visitor;
 use harness::{Listener, Netns};
 use tcp_probe_exporter::module::{Module, Resolver};
-use tcp_probe_exporter::outcome::{Finding, IcmpError, Outcome, Phase, Reason};
+use tcp_probe_exporter::outcome::{IcmpError, Outcome, Phase, ProbeResult, Reason};
 
 use crate::{SILENCE, TIMEOUT, failure, probe};
 
@@ -88,7 +88,7 @@ impl World {
 }
 
 /// Probes from inside a host.
-fn probe_from(netns: &Netns, peer: SocketAddr, module: &Module, timeout: Duration) -> Finding {
+fn probe_from(netns: &Netns, peer: SocketAddr, module: &Module, timeout: Duration) -> ProbeResult {
     netns.within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(probe(&peer.to_string(), module, timeout))
@@ -100,12 +100,17 @@ fn connect() -> Module {
 }
 
 #[track_caller]
-fn check(finding: &Finding, reason: Reason, errno: Option<i32>, icmp: Option<((u8, u8), IpAddr)>) {
-    assert_eq!(finding.outcome, Outcome::because(reason, Phase::Connect), "{finding:?}");
-    assert_eq!(finding.errno, errno, "{finding:?}");
+fn check(
+    result: &ProbeResult,
+    reason: Reason,
+    errno: Option<i32>,
+    icmp: Option<((u8, u8), IpAddr)>,
+) {
+    assert_eq!(result.outcome, Outcome::because(reason, Phase::Connect), "{result:?}");
+    assert_eq!(result.errno, errno, "{result:?}");
     let icmp = icmp.map(|((kind, code), ip)| IcmpError { offender: Some(ip), kind, code });
-    assert_eq!(finding.icmp, icmp, "{finding:?}");
-    assert_eq!(finding.phases.connect, None);
+    assert_eq!(result.icmp, icmp, "{result:?}");
+    assert_eq!(result.phases.connect, None);
 }
 
 #[test]
@@ -117,12 +122,12 @@ fn what_the_network_answers() {
         let open = service.address();
         let module = connect();
 
-        let finding = probe_from(near, open, &module, TIMEOUT);
-        assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-        assert!(finding.kernel.unwrap().rtt.is_some());
+        let result = probe_from(near, open, &module, TIMEOUT);
+        assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+        assert!(result.kernel.unwrap().rtt.is_some());
 
-        let finding = probe_from(near, (plan.far, 1).into(), &module, TIMEOUT);
-        check(&finding, Reason::Refused, Some(libc::ECONNREFUSED), None);
+        let result = probe_from(near, (plan.far, 1).into(), &module, TIMEOUT);
+        check(&result, Reason::Refused, Some(libc::ECONNREFUSED), None);
 
         let [port, prohibited, no_route, _] = plan.codes;
         for (answer, reason, errno, code) in [
@@ -135,23 +140,23 @@ fn what_the_network_answers() {
                 open.port(),
                 plan.icmp
             ));
-            let finding = probe_from(near, open, &module, TIMEOUT);
-            check(&finding, reason, Some(errno), Some((code, plan.router)));
+            let result = probe_from(near, open, &module, TIMEOUT);
+            check(&result, reason, Some(errno), Some((code, plan.router)));
             router.nft("delete table inet t");
         }
 
-        let finding = probe_from(near, (plan.unknown, 1).into(), &module, TIMEOUT);
+        let result = probe_from(near, (plan.unknown, 1).into(), &module, TIMEOUT);
         let expected = Some((no_route, plan.router));
-        check(&finding, Reason::NetUnreachable, Some(libc::ENETUNREACH), expected);
+        check(&result, Reason::NetUnreachable, Some(libc::ENETUNREACH), expected);
 
         router.nft(
             "table inet t { chain c { type filter hook forward priority 0; \
              meta l4proto tcp drop; }; }",
         );
-        let finding = probe_from(near, open, &module, SILENCE);
-        check(&finding, Reason::Timeout, None, None);
-        assert!(finding.kernel.unwrap().syn_retransmits >= 1, "{finding:?}");
-        assert!(finding.duration >= SILENCE);
+        let result = probe_from(near, open, &module, SILENCE);
+        check(&result, Reason::Timeout, None, None);
+        assert!(result.kernel.unwrap().syn_retransmits >= 1, "{result:?}");
+        assert!(result.duration >= SILENCE);
         router.nft("delete table inet t");
     }
 }
@@ -161,9 +166,9 @@ fn a_neighbour_that_is_not_there() {
     let Some(world) = World::new("a_neighbour_that_is_not_there") else { return };
     let World { near, .. } = &world;
     for plan in plans() {
-        let finding = probe_from(near, (plan.dead_neighbour, 1).into(), &connect(), TIMEOUT);
+        let result = probe_from(near, (plan.dead_neighbour, 1).into(), &connect(), TIMEOUT);
         let expected = Some((plan.codes[3], plan.near));
-        check(&finding, Reason::HostUnreachable, Some(libc::EHOSTUNREACH), expected);
+        check(&result, Reason::HostUnreachable, Some(libc::EHOSTUNREACH), expected);
     }
 }
 
@@ -182,8 +187,8 @@ fn our_own_firewall_is_not_the_targets_fault() {
                  meta l4proto tcp reject with {} type {answer}; }}; }}",
                 plan.icmp
             ));
-            let finding = probe_from(near, service.address(), &connect(), TIMEOUT);
-            check(&finding, Reason::LocalFirewall, Some(errno), Some((code, plan.near)));
+            let result = probe_from(near, service.address(), &connect(), TIMEOUT);
+            check(&result, Reason::LocalFirewall, Some(errno), Some((code, plan.near)));
             near.nft("delete table inet t");
         }
     }
@@ -207,8 +212,8 @@ fn no_way_out_of_here_is_not_the_targets_fault() {
             if !kind.is_empty() {
                 island.run(&["ip", version, "route", "replace", kind, network]);
             }
-            let finding = probe_from(&island, peer.parse().unwrap(), &connect(), TIMEOUT);
-            check(&finding, reason, Some(errno), None);
+            let result = probe_from(&island, peer.parse().unwrap(), &connect(), TIMEOUT);
+            check(&result, reason, Some(errno), None);
         }
     }
 }
@@ -226,13 +231,13 @@ fn ports_that_ran_out_are_not_the_targets_fault() {
         });
         assert!(!taken.is_empty());
 
-        let finding = probe_from(near, service.address(), &connect(), TIMEOUT);
-        check(&finding, Reason::LocalResources, Some(libc::EADDRNOTAVAIL), None);
+        let result = probe_from(near, service.address(), &connect(), TIMEOUT);
+        check(&result, Reason::LocalResources, Some(libc::EADDRNOTAVAIL), None);
 
         // Each target has all ports, also when a source address is bound.
         let module = Module { source_address: Some(plan.near.to_string()), ..connect() };
-        let finding = probe_from(near, other.address(), &module, TIMEOUT);
-        assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+        let result = probe_from(near, other.address(), &module, TIMEOUT);
+        assert_eq!(result.outcome, Outcome::Success, "{result:?}");
     }
 }
 
@@ -283,12 +288,12 @@ fn a_service_that_accepts_and_hangs_up() {
     let module = Module { hold: Some(TIMEOUT), ..connect() };
     for plan in plans() {
         let closing = far.within(|| Listener::serve((plan.far, 0).into(), |_| ()));
-        let finding = probe_from(near, closing.address(), &module, TIMEOUT);
-        assert_eq!(finding.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{finding:?}");
+        let result = probe_from(near, closing.address(), &module, TIMEOUT);
+        assert_eq!(result.outcome, failure(Reason::ClosedEarly, Phase::Dialogue), "{result:?}");
         let resetting = far.within(|| Listener::serve((plan.far, 0).into(), Visitor::reset));
-        let finding = probe_from(near, resetting.address(), &module, TIMEOUT);
-        let reason = finding.outcome.cause().map(|(reason, _)| reason);
-        assert_eq!(reason, Some(Reason::Reset), "{finding:?}");
+        let result = probe_from(near, resetting.address(), &module, TIMEOUT);
+        let reason = result.outcome.cause().map(|(reason, _)| reason);
+        assert_eq!(reason, Some(Reason::Reset), "{result:?}");
     }
 }
 
@@ -301,13 +306,13 @@ fn no_way_to_a_name_server_is_not_the_names_fault() {
     for server in ["192.0.2.53:53", "[2001:db8::53]:53"] {
         let resolver = Resolver::Servers(vec![server.parse().unwrap()]);
         let module = Module { resolver, ..connect() };
-        let finding = island.within(|| {
+        let result = island.within(|| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(probe("any.test:1", &module, TIMEOUT))
         });
         let expected = Outcome::Inconclusive(Reason::LocalNoRoute, Phase::Resolve);
-        assert_eq!(finding.outcome, expected, "{finding:?}");
-        assert_eq!(finding.errno, Some(libc::ENETUNREACH));
+        assert_eq!(result.outcome, expected, "{result:?}");
+        assert_eq!(result.errno, Some(libc::ENETUNREACH));
     }
 }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::time::Duration;
 
 use harness::{Exporter, Listener, Netns, wait_until};
+use tcp_probe_exporter::access::Access;
 use tcp_probe_exporter::address::{Address, Host};
-use tcp_probe_exporter::guard::Access;
 use tcp_probe_exporter::module::{Family, Module, Resolver};
-use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason};
+use tcp_probe_exporter::outcome::{Outcome, Phase, ProbeResult, Reason};
 use tcp_probe_exporter::prober::journal::Journal;
 use tcp_probe_exporter::prober::{Probe, Prober};
 use tokio::task::JoinSet;
@@ -29,7 +29,12 @@ fn open_port() -> (TcpListener, u16) {
     (listener, port)
 }
 
-async fn probe_with(prober: &Prober, target: &str, module: &Module, timeout: Duration) -> Finding {
+async fn probe_with(
+    prober: &Prober,
+    target: &str,
+    module: &Module,
+    timeout: Duration,
+) -> ProbeResult {
     let address = Address::parse(target).unwrap();
     let access = Access::default();
     let probe = Probe { address: &address, module, hostname: None, timeout, access: &access };
@@ -56,13 +61,13 @@ async fn why_a_name_has_no_address() {
         ("old_name.test", Outcome::Success),
         ("OLD_name.test.", Outcome::Success),
     ] {
-        let finding = probe(&format!("{name}:{port}"), &module, TIMEOUT).await;
-        assert_eq!(finding.outcome, expected, "{name}: {finding:?}");
-        assert_eq!(finding.phases.resolve.is_some(), expected == Outcome::Success);
+        let result = probe(&format!("{name}:{port}"), &module, TIMEOUT).await;
+        assert_eq!(result.outcome, expected, "{name}: {result:?}");
+        assert_eq!(result.phases.resolve.is_some(), expected == Outcome::Success);
     }
-    let finding = probe(&format!("silent.test:{port}"), &module, SILENCE).await;
-    assert_eq!(finding.outcome, failure(Reason::DnsTimeout, Phase::Resolve), "{finding:?}");
-    assert_eq!(finding.peer, None);
+    let result = probe(&format!("silent.test:{port}"), &module, SILENCE).await;
+    assert_eq!(result.outcome, failure(Reason::DnsTimeout, Phase::Resolve), "{result:?}");
+    assert_eq!(result.peer, None);
 }
 
 #[tokio::test]
@@ -101,8 +106,8 @@ async fn a_family_that_nobody_answers_for_does_not_hide_the_other() {
     });
     let (_listener, port) = open_port();
     let timeout = SILENCE * 3;
-    let finding = probe(&format!("four.test:{port}"), &asking(&server), timeout).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = probe(&format!("four.test:{port}"), &asking(&server), timeout).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
 }
 
 #[tokio::test]
@@ -145,12 +150,12 @@ async fn names_that_nobody_answers_for_delay_nobody_else() {
     }
 
     for target in [format!("alive.test:{port}"), format!("127.0.0.1:{port}")] {
-        let finding = probe_with(&prober, &target, &module, TIMEOUT).await;
-        assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+        let result = probe_with(&prober, &target, &module, TIMEOUT).await;
+        assert_eq!(result.outcome, Outcome::Success, "{result:?}");
     }
     let local = Module { preferred_family: Family::V4, ..Module::connect("m") };
-    let finding = probe_with(&prober, &format!("localhost:{port}"), &local, TIMEOUT).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = probe_with(&prober, &format!("localhost:{port}"), &local, TIMEOUT).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
 
     assert!(dead.try_join_next().is_none(), "the dead ones were to wait still");
 }
@@ -160,8 +165,8 @@ async fn the_systems_resolver_has_its_reasons_too() {
     let module =
         Module { resolver: Resolver::System, preferred_family: Family::V4, ..Module::connect("m") };
     let (_listener, port) = open_port();
-    let finding = probe(&format!("localhost:{port}"), &module, TIMEOUT).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = probe(&format!("localhost:{port}"), &module, TIMEOUT).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVer
 use tcp_probe_exporter::module::pattern::Pattern;
 use tcp_probe_exporter::module::template::Template;
 use tcp_probe_exporter::module::{Expect, Module, PemSource, Send, Step, TlsSettings, TlsVersion};
-use tcp_probe_exporter::outcome::{Finding, Outcome, Phase, Reason, TlsFinding};
+use tcp_probe_exporter::outcome::{Outcome, Phase, ProbeResult, Reason, TlsDetails};
 
 use crate::{SILENCE, TIMEOUT, failure, peer, probe, read_all, say};
 
@@ -141,13 +141,13 @@ fn named(pem: String, name: &str) -> TlsSettings {
     TlsSettings { server_name: Some(name.to_owned()), ..trusting(pem) }
 }
 
-async fn against(identity: &Identity, settings: TlsSettings) -> Finding {
+async fn against(identity: &Identity, settings: TlsSettings) -> ProbeResult {
     let address = server(config(identity, None, BOTH));
     probe(&address.to_string(), &tls(settings), TIMEOUT).await
 }
 
-fn shown(finding: &Finding) -> &TlsFinding {
-    finding.tls.as_deref().unwrap()
+fn shown(result: &ProbeResult) -> &TlsDetails {
+    result.tls.as_deref().unwrap()
 }
 
 const fn new_year(year: i64) -> i64 {
@@ -156,10 +156,10 @@ const fn new_year(year: i64) -> i64 {
 }
 
 #[track_caller]
-fn check_failure(finding: &Finding, reason: Reason) {
-    assert_eq!(finding.outcome, failure(reason, Phase::Tls), "{finding:?}");
-    assert_eq!(finding.phases.tls, None);
-    assert!(finding.phases.connect.is_some());
+fn check_failure(result: &ProbeResult, reason: Reason) {
+    assert_eq!(result.outcome, failure(reason, Phase::Tls), "{result:?}");
+    assert_eq!(result.phases.tls, None);
+    assert!(result.phases.connect.is_some());
 }
 
 #[tokio::test]
@@ -167,11 +167,11 @@ async fn a_good_certificate_is_described() {
     let authority = Authority::new("root");
     let leaf = authority.issue(&["db.test"], GOOD);
 
-    let finding = against(&leaf, named(authority.pem(), "db.test")).await;
+    let result = against(&leaf, named(authority.pem(), "db.test")).await;
 
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert!(finding.phases.tls.is_some());
-    let tls = shown(&finding);
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert!(result.phases.tls.is_some());
+    let tls = shown(&result);
     assert_eq!(tls.version, Some("TLS 1.3"));
     assert_eq!(tls.earliest_expiry, Some(new_year(2095)));
     assert_eq!(tls.last_chain_expiry, Some(new_year(2094)));
@@ -189,10 +189,10 @@ async fn a_bad_certificate_is_described_too() {
         (FUTURE, ["db.test"], Reason::TlsNotYetValid),
         (GOOD, ["other.test"], Reason::TlsWrongName),
     ] {
-        let finding =
+        let result =
             against(&authority.issue(&names, years), named(authority.pem(), "db.test")).await;
-        check_failure(&finding, reason);
-        let tls = shown(&finding);
+        check_failure(&result, reason);
+        let tls = shown(&result);
         assert_eq!(tls.earliest_expiry, Some(new_year(i64::from(years.1))));
         assert_eq!(tls.last_chain_expiry, None);
         assert_eq!(tls.leaf.as_ref().unwrap().subject, "CN=leaf");
@@ -205,20 +205,20 @@ async fn a_given_authority_replaces_all_others() {
     let stranger = Authority::new("stranger");
     check_failure(&against(&leaf, named(stranger.pem(), "db.test")).await, Reason::TlsUntrusted);
     let system = TlsSettings { server_name: Some("db.test".to_owned()), ..TlsSettings::default() };
-    let finding = against(&leaf, system).await;
+    let result = against(&leaf, system).await;
     // A machine without any authority cannot judge, and says so.
-    let reason = finding.outcome.cause().map(|(reason, _)| reason);
-    assert!(matches!(reason, Some(Reason::TlsUntrusted | Reason::LocalConfig)), "{finding:?}");
+    let reason = result.outcome.cause().map(|(reason, _)| reason);
+    assert!(matches!(reason, Some(Reason::TlsUntrusted | Reason::LocalConfig)), "{result:?}");
 }
 
 #[tokio::test]
 async fn a_module_may_believe_anything() {
     let leaf = Authority::new("root").issue(&["other.test"], PAST);
     let settings = TlsSettings { insecure_skip_verify: true, ..TlsSettings::default() };
-    let finding = against(&leaf, settings).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert_eq!(shown(&finding).last_chain_expiry, None);
-    assert_eq!(shown(&finding).earliest_expiry, Some(new_year(2021)));
+    let result = against(&leaf, settings).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert_eq!(shown(&result).last_chain_expiry, None);
+    assert_eq!(shown(&result).earliest_expiry, Some(new_year(2021)));
 }
 
 #[tokio::test]
@@ -227,16 +227,16 @@ async fn any_certificate_of_the_file_is_an_anchor() {
     let middle = root.issue_authority("middle");
     let mut leaf = middle.issue(&["db.test"], GOOD);
 
-    let finding = against(&leaf, named(root.pem(), "db.test")).await;
-    check_failure(&finding, Reason::TlsUntrusted);
-    let finding = against(&leaf, named(middle.pem(), "db.test")).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert_eq!(shown(&finding).last_chain_expiry, Some(new_year(2093)));
+    let result = against(&leaf, named(root.pem(), "db.test")).await;
+    check_failure(&result, Reason::TlsUntrusted);
+    let result = against(&leaf, named(middle.pem(), "db.test")).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert_eq!(shown(&result).last_chain_expiry, Some(new_year(2093)));
 
     leaf.chain.push(middle.der());
-    let finding = against(&leaf, named(root.pem(), "db.test")).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert_eq!(shown(&finding).earliest_expiry, Some(new_year(2093)));
+    let result = against(&leaf, named(root.pem(), "db.test")).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert_eq!(shown(&result).earliest_expiry, Some(new_year(2093)));
 }
 
 #[tokio::test]
@@ -248,13 +248,13 @@ async fn a_self_signed_server_is_trusted_by_its_own_certificate() {
         let key = KeyPair::generate().unwrap();
         let identity = identity(&params.self_signed(&key).unwrap(), &key);
 
-        let finding = against(&identity, named(identity.pem.clone(), "db.test")).await;
-        assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-        assert_eq!(shown(&finding).last_chain_expiry, Some(new_year(2095)));
-        let finding = against(&identity, named(identity.pem.clone(), "other.test")).await;
-        check_failure(&finding, Reason::TlsWrongName);
-        let finding = against(&identity, named(Authority::new("x").pem(), "db.test")).await;
-        check_failure(&finding, Reason::TlsUntrusted);
+        let result = against(&identity, named(identity.pem.clone(), "db.test")).await;
+        assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+        assert_eq!(shown(&result).last_chain_expiry, Some(new_year(2095)));
+        let result = against(&identity, named(identity.pem.clone(), "other.test")).await;
+        check_failure(&result, Reason::TlsWrongName);
+        let result = against(&identity, named(Authority::new("x").pem(), "db.test")).await;
+        check_failure(&result, Reason::TlsUntrusted);
     }
 }
 
@@ -262,8 +262,8 @@ async fn a_self_signed_server_is_trusted_by_its_own_certificate() {
 async fn an_address_is_verified_as_an_address() {
     let authority = Authority::new("root");
     let with = authority.issue(&["127.0.0.1"], GOOD);
-    let finding = against(&with, trusting(authority.pem())).await;
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
+    let result = against(&with, trusting(authority.pem())).await;
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
     let without = authority.issue(&["localhost"], GOOD);
     check_failure(&against(&without, trusting(authority.pem())).await, Reason::TlsWrongName);
 }
@@ -279,16 +279,16 @@ async fn versions_without_common_ground_are_a_failed_handshake() {
     ] {
         let address = server(config(&leaf, None, &[server_speaks]));
         let settings = TlsSettings { min_version, ..trusting(authority.pem()) };
-        let finding = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
-        let reason = finding.outcome.cause().map(|(reason, _)| reason);
-        assert_eq!(reason, expected, "{finding:?}");
+        let result = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
+        let reason = result.outcome.cause().map(|(reason, _)| reason);
+        assert_eq!(reason, expected, "{result:?}");
         if expected.is_none() {
             let version = if server_speaks.version == rustls::ProtocolVersion::TLSv1_2 {
                 "TLS 1.2"
             } else {
                 "TLS 1.3"
             };
-            assert_eq!(shown(&finding).version, Some(version));
+            assert_eq!(shown(&result).version, Some(version));
         }
     }
 }
@@ -300,28 +300,25 @@ async fn what_is_not_tls() {
             say(&stream, words);
             let _ = read_all(&stream);
         });
-        let finding = probe(&address.to_string(), &tls(TlsSettings::default()), TIMEOUT).await;
-        if finding.outcome.is_inconclusive() {
+        let result = probe(&address.to_string(), &tls(TlsSettings::default()), TIMEOUT).await;
+        if result.outcome.is_inconclusive() {
             // Without authorities on this machine the handshake is not even begun.
             continue;
         }
-        check_failure(&finding, Reason::TlsNotTls);
+        check_failure(&result, Reason::TlsNotTls);
     }
     let blind = TlsSettings { insecure_skip_verify: true, ..TlsSettings::default() };
     let address = peer(|mut stream| {
         let _ = stream.read(&mut [0; 1024]);
     });
-    let finding = probe(&address.to_string(), &tls(blind.clone()), TIMEOUT).await;
+    let result = probe(&address.to_string(), &tls(blind.clone()), TIMEOUT).await;
     assert!(
-        matches!(
-            finding.outcome,
-            Outcome::Failure(Reason::ClosedEarly | Reason::Reset, Phase::Tls)
-        ),
-        "{finding:?}"
+        matches!(result.outcome, Outcome::Failure(Reason::ClosedEarly | Reason::Reset, Phase::Tls)),
+        "{result:?}"
     );
     let address = peer(|stream| drop(read_all(&stream)));
-    let finding = probe(&address.to_string(), &tls(blind), SILENCE).await;
-    check_failure(&finding, Reason::TlsTimeout);
+    let result = probe(&address.to_string(), &tls(blind), SILENCE).await;
+    check_failure(&result, Reason::TlsTimeout);
 }
 
 #[tokio::test]
@@ -344,9 +341,9 @@ async fn a_wanted_client_certificate() {
                 key: client.as_ref().map(|it| PemSource::Inline(it.key_pem.clone())),
                 ..trusting(authority.pem())
             };
-            let finding = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
-            let reason = finding.outcome.cause().map(|(reason, _)| reason);
-            assert_eq!(reason, expected, "{:?} {finding:?}", versions[0].version);
+            let result = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
+            let reason = result.outcome.cause().map(|(reason, _)| reason);
+            assert_eq!(reason, expected, "{:?} {result:?}", versions[0].version);
         }
     }
 }
@@ -384,12 +381,12 @@ async fn starttls_begins_in_plain_text_and_drops_what_was_not_asked_for() {
         ..Module::connect("m")
     };
 
-    let finding = probe(&address.to_string(), &module, TIMEOUT).await;
+    let result = probe(&address.to_string(), &module, TIMEOUT).await;
 
-    assert_eq!(finding.outcome, Outcome::Success, "{finding:?}");
-    assert!(finding.phases.tls.is_some() && finding.phases.dialogue.is_some());
-    assert!(shown(&finding).leaf.is_some());
-    let labels = finding.dialogue.unwrap().labels.unwrap();
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    assert!(result.phases.tls.is_some() && result.phases.dialogue.is_some());
+    assert!(shown(&result).leaf.is_some());
+    let labels = result.dialogue.unwrap().labels.unwrap();
     assert_eq!(labels, [("from".to_owned(), String::new())]);
 }
 
@@ -405,7 +402,7 @@ async fn a_file_that_changes_is_read_again() {
         TlsSettings { ca: Some(PemSource::File(path.clone())), ..TlsSettings::default() };
     let module = tls(settings);
     let prober = tcp_probe_exporter::prober::Prober::default();
-    let access = tcp_probe_exporter::guard::Access::default();
+    let access = tcp_probe_exporter::access::Access::default();
     let outcome = async || {
         let address = server(config(&leaf, None, BOTH)).to_string();
         let address = tcp_probe_exporter::address::Address::parse(&address).unwrap();
@@ -466,10 +463,10 @@ async fn a_handshake_that_is_cut_or_damaged_anywhere_is_a_failure() {
                     let _ = read_all(&stream);
                 });
                 let settings = trusting(authority.pem());
-                let finding = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
-                let is_failure = matches!(finding.outcome, Outcome::Failure(_, Phase::Tls));
-                assert!(is_failure, "at {at}: {finding:?}");
-                assert!(finding.duration < TIMEOUT);
+                let result = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
+                let is_failure = matches!(result.outcome, Outcome::Failure(_, Phase::Tls));
+                assert!(is_failure, "at {at}: {result:?}");
+                assert!(result.duration < TIMEOUT);
             }
         }
     }

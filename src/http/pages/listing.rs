@@ -13,7 +13,7 @@ pub const PAGE: usize = 100;
 
 /// How a target stands, worst first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Standing {
+pub enum TargetState {
     /// Confirmed down.
     Down,
     /// Failing, and not confirmed yet.
@@ -26,8 +26,8 @@ pub enum Standing {
     Up,
 }
 
-impl Standing {
-    /// Every standing, worst first.
+impl TargetState {
+    /// Every state, worst first.
     pub const ALL: [Self; 5] = [Self::Down, Self::Doubtful, Self::Blind, Self::Unknown, Self::Up];
 
     /// How a target with this state stands.
@@ -37,9 +37,9 @@ impl Standing {
             Outcome::Inconclusive(..) => true,
             Outcome::Success | Outcome::Failure(..) => false,
         });
-        match state.judgement.verdict() {
+        match state.health.verdict() {
             Verdict::Down => Self::Down,
-            Verdict::Unknown | Verdict::Up if state.judgement.is_in_doubt() => Self::Doubtful,
+            Verdict::Unknown | Verdict::Up if state.health.is_in_doubt() => Self::Doubtful,
             Verdict::Unknown | Verdict::Up if blind => Self::Blind,
             Verdict::Unknown => Self::Unknown,
             Verdict::Up => Self::Up,
@@ -73,23 +73,23 @@ impl Standing {
 
 /// What the reader asked for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Wanted {
+pub struct ListingQuery {
     /// Part of a name, an address, a label or a reason.
     pub text: String,
     /// Only targets that stand so.
-    pub standing: Option<Standing>,
+    pub state: Option<TargetState>,
     /// Counted from 1; too high a number means the last one.
     pub page: usize,
 }
 
-impl Wanted {
+impl ListingQuery {
     /// Reads `q`, `state` and `page`; what makes no sense is as if it were not there.
     #[must_use]
     pub fn parse(query: &Query) -> Self {
         let state = query.first("state");
         Self {
             text: query.first("q").trim().to_owned(),
-            standing: Standing::ALL.into_iter().find(|it| it.class() == state),
+            state: TargetState::ALL.into_iter().find(|it| it.class() == state),
             page: query.first("page").parse().unwrap_or(1).max(1),
         }
     }
@@ -116,9 +116,9 @@ impl<'a> Unit<'a> {
 
 /// How the targets of a unit stand together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Together {
-    /// The worst standing among them.
-    pub worst: Standing,
+pub struct UnitSummary {
+    /// The worst state among them.
+    pub worst: TargetState,
     /// How many there are.
     pub members: usize,
     /// How many of them are not down.
@@ -130,12 +130,12 @@ pub struct Together {
 pub struct Listing<'a> {
     /// Targets that are down, whatever the reader asked for.
     pub down: usize,
-    /// Targets by standing, in the order of [`Standing::ALL`], of those that the text finds.
+    /// Targets by state, in the order of [`TargetState::ALL`], of those that the text finds.
     pub counts: [usize; 5],
-    /// Targets that the text and the standing find.
+    /// Targets that the text and the state find.
     pub found: usize,
     /// Those on this page, worst unit first, each unit together.
-    pub rows: Vec<(Unit<'a>, Together, &'a Arc<Row>)>,
+    pub rows: Vec<(Unit<'a>, UnitSummary, &'a Arc<Row>)>,
     /// The page shown, from 1.
     pub page: usize,
     /// How many there are, at least 1.
@@ -145,36 +145,36 @@ pub struct Listing<'a> {
 impl<'a> Listing<'a> {
     /// Chooses and orders.
     #[must_use]
-    pub fn new(rows: &'a [Arc<Row>], wanted: &Wanted) -> Self {
-        let needle = wanted.text.to_lowercase();
+    pub fn new(rows: &'a [Arc<Row>], query: &ListingQuery) -> Self {
+        let needle = query.text.to_lowercase();
         let mut down = 0;
         let mut counts = [0; 5];
-        let mut units: HashMap<Unit<'a>, Together> = HashMap::new();
+        let mut units: HashMap<Unit<'a>, UnitSummary> = HashMap::new();
         let mut found = Vec::new();
         for row in rows {
-            let (standing, matches) = {
+            let (state, matches) = {
                 let state = row.state();
-                (Standing::of(&state), needle.is_empty() || mentions(row, &state, &needle))
+                (TargetState::of(&state), needle.is_empty() || mentions(row, &state, &needle))
             };
             let unit = Unit::of(row);
-            let together =
-                units.entry(unit).or_insert(Together { worst: standing, members: 0, not_down: 0 });
-            together.worst = together.worst.min(standing);
-            together.members += 1;
-            together.not_down += usize::from(standing != Standing::Down);
-            down += usize::from(standing == Standing::Down);
+            let summary =
+                units.entry(unit).or_insert(UnitSummary { worst: state, members: 0, not_down: 0 });
+            summary.worst = summary.worst.min(state);
+            summary.members += 1;
+            summary.not_down += usize::from(state != TargetState::Down);
+            down += usize::from(state == TargetState::Down);
             if !matches {
                 continue;
             }
-            counts[standing as usize] += 1;
-            if wanted.standing.is_none_or(|it| it == standing) {
-                found.push((unit, standing, row));
+            counts[state as usize] += 1;
+            if query.state.is_none_or(|it| it == state) {
+                found.push((unit, state, row));
             }
         }
         // The sort is stable: members that stand alike keep the order of the configuration.
-        found.sort_by_cached_key(|(unit, standing, _)| (units[unit].worst, *unit, *standing));
+        found.sort_by_cached_key(|(unit, state, _)| (units[unit].worst, *unit, *state));
         let pages = found.len().div_ceil(PAGE).max(1);
-        let page = wanted.page.clamp(1, pages);
+        let page = query.page.clamp(1, pages);
         let shown = found.iter().skip((page - 1) * PAGE).take(PAGE);
         let rows = shown.map(|&(unit, _, row)| (unit, units[&unit], row)).collect();
         Self { down, counts, found: found.len(), rows, page, pages }
@@ -206,7 +206,7 @@ pub(super) mod tests {
     use super::*;
     use crate::monitor::Membership;
     use crate::monitor::tests::{change, monitor};
-    use crate::outcome::{Finding, Phase, Reason};
+    use crate::outcome::{Phase, ProbeResult, Reason};
     use crate::store::{Moment, Store};
 
     const REFUSED: Outcome = Outcome::because(Reason::Refused, Phase::Connect);
@@ -228,22 +228,22 @@ pub(super) mod tests {
                 'x' => REFUSED,
                 _ => Outcome::because(Reason::LocalStall, Phase::Connect),
             };
-            let mut finding = Finding::new(outcome, Duration::from_secs(10));
-            finding.phases.connect = outcome.is_success().then_some(Duration::from_micros(1500));
-            finding.detail = (!outcome.is_success()).then(|| "<b>it's & said</b>".into());
+            let mut result = ProbeResult::new(outcome, Duration::from_secs(10));
+            result.phases.connect = outcome.is_success().then_some(Duration::from_micros(1500));
+            result.detail = (!outcome.is_success()).then(|| "<b>it's & said</b>".into());
             let end = Moment::since_epoch(Duration::from_secs(1000 + second as u64));
-            store.apply(&row, &finding, Box::default(), end);
+            store.apply(&row, &result, Box::default(), end);
         }
         row
     }
 
     #[track_caller]
-    fn check(rows: &[Arc<Row>], query: &str, expected: &str) {
-        let wanted = Wanted::parse(&Query::parse(query));
-        let listing = Listing::new(rows, &wanted);
+    fn check(rows: &[Arc<Row>], text: &str, expected: &str) {
+        let query = ListingQuery::parse(&Query::parse(text));
+        let listing = Listing::new(rows, &query);
         let names: Vec<&str> =
             listing.rows.iter().map(|(_, _, row)| &*row.target.monitor.name).collect();
-        assert_eq!(names.join(" "), expected, "{query}");
+        assert_eq!(names.join(" "), expected, "{text}");
     }
 
     fn zoo() -> Vec<Arc<Row>> {
@@ -281,20 +281,20 @@ pub(super) mod tests {
         let rows: Vec<_> = (0..250).map(|it| row(&format!("m{it:03}"), None, "o")).collect();
         let mut seen = Vec::new();
         for page in 1..=3 {
-            let wanted = Wanted { page, ..Wanted::default() };
-            let listing = Listing::new(&rows, &wanted);
+            let query = ListingQuery { page, ..ListingQuery::default() };
+            let listing = Listing::new(&rows, &query);
             assert_eq!((listing.page, listing.pages, listing.found), (page, 3, 250));
             seen.extend(listing.rows.iter().map(|it| it.2.target.monitor.name.to_string()));
         }
         assert_eq!(seen.len(), 250);
         assert!(seen.is_sorted());
-        let beyond = Wanted { page: 99, ..Wanted::default() };
+        let beyond = ListingQuery { page: 99, ..ListingQuery::default() };
         assert_eq!(Listing::new(&rows, &beyond).page, 3);
     }
 
     #[test]
     fn counts_are_of_what_the_text_finds() {
-        let wanted = Wanted { text: "pair".to_owned(), ..Wanted::default() };
-        assert_eq!(Listing::new(&zoo(), &wanted).counts, [1, 0, 0, 0, 1]);
+        let query = ListingQuery { text: "pair".to_owned(), ..ListingQuery::default() };
+        assert_eq!(Listing::new(&zoo(), &query).counts, [1, 0, 0, 0, 1]);
     }
 }

@@ -19,7 +19,7 @@ use crate::telemetry::{LATENESS_BOUNDS, Telemetry};
 
 /// What does not change while the exporter runs, and the configuration in force.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub struct ExporterMetrics {
     /// When the process began, Unix seconds.
     pub start: f64,
     /// Fingerprint of the configuration in force.
@@ -28,7 +28,7 @@ pub struct Own {
     pub targets: usize,
 }
 
-impl Own {
+impl ExporterMetrics {
     /// For a process that begins at this moment.
     #[must_use]
     pub fn starting() -> Self {
@@ -61,7 +61,7 @@ struct Values {
 }
 
 impl Values {
-    fn read(own: &Own, telemetry: &Telemetry, format: Format) -> Self {
+    fn read(own: &ExporterMetrics, telemetry: &Telemetry, format: Format) -> Self {
         let buckets = LATENESS_BOUNDS
             .into_iter()
             .chain([f64::INFINITY])
@@ -81,7 +81,7 @@ fn plain(value: f64) -> Vec<(Labels, f64)> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn gauges(own: &Own, telemetry: &Telemetry) -> Vec<Family> {
+fn gauges(own: &ExporterMetrics, telemetry: &Telemetry) -> Vec<Family> {
     let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     let hash = vec![("hash", own.configuration.clone())];
     let successful = f64::from(u8::from(telemetry.reload_successful.load(Relaxed)));

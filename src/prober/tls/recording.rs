@@ -14,23 +14,23 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
-use crate::outcome::TlsFinding;
+use crate::outcome::TlsDetails;
 use crate::prober::tls::Trust;
 use crate::prober::tls::certificate::{self, Link};
 
 /// The verifier of one handshake.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(super) struct RecordingVerifier {
     /// `None` believes anything.
     pub(super) trust: Option<Arc<Trust>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
     /// Written once, in the handshake; read after it.
-    pub(super) seen: Mutex<Option<TlsFinding>>,
+    pub(super) seen: Mutex<Option<TlsDetails>>,
 }
 
-impl Witness {
+impl RecordingVerifier {
     /// What was seen.
-    pub(super) fn take(&self) -> Option<TlsFinding> {
+    pub(super) fn take(&self) -> Option<TlsDetails> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -61,7 +61,7 @@ impl Trust {
     }
 }
 
-impl ServerCertVerifier for Witness {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -72,10 +72,10 @@ impl ServerCertVerifier for Witness {
     ) -> Result<ServerCertVerified, Error> {
         let chain: Vec<Link> =
             std::iter::once(end_entity).chain(intermediates).filter_map(Link::parse).collect();
-        let mut seen = TlsFinding {
+        let mut seen = TlsDetails {
             earliest_expiry: chain.iter().map(|it| it.not_after).min(),
             leaf: certificate::describe(end_entity),
-            ..TlsFinding::default()
+            ..TlsDetails::default()
         };
         let verdict = match &self.trust {
             None => Ok(()),

@@ -15,7 +15,7 @@ use crate::telemetry::Telemetry;
 
 /// The configuration in force.
 #[derive(Debug)]
-pub struct Live {
+pub struct ConfigHandle {
     path: Option<PathBuf>,
     telemetry: Arc<Telemetry>,
     current: watch::Sender<Arc<Config>>,
@@ -23,19 +23,19 @@ pub struct Live {
     failed: Mutex<bool>,
 }
 
-impl Live {
+impl ConfigHandle {
     /// Puts a first configuration into force.
     #[must_use]
     pub fn new(path: Option<PathBuf>, config: Config, telemetry: Arc<Telemetry>) -> Self {
-        let live = Self {
+        let config_handle = Self {
             path,
             telemetry,
             current: watch::Sender::new(Arc::new(config)),
             failed: Mutex::default(),
         };
-        live.begin_counting();
-        live.note(true);
-        live
+        config_handle.begin_counting();
+        config_handle.note(true);
+        config_handle
     }
 
     /// A snapshot.
@@ -61,7 +61,7 @@ impl Live {
     /// Loads the files anew and says nothing if they are what is in force, or what failed before.
     ///
     /// # Errors
-    /// As for [`Live::reload`].
+    /// As for [`ConfigHandle::reload`].
     pub async fn reload_if_changed(&self) -> Result<(), String> {
         self.load(false).await
     }

@@ -58,7 +58,7 @@ const fn v6(ip: Ipv6Addr, prefix: u8) -> IpNet {
 
 /// Why a target was refused: the rule's text, for the log and the counter, never for the client.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Denial {
+pub struct AccessDenied {
     /// The rule as configured, or the name of a built-in one.
     pub rule: Arc<str>,
 }
@@ -297,17 +297,22 @@ impl Access {
     ///
     /// # Errors
     /// The rule that denies it.
-    pub fn judge_unresolved(&self, module: &str, host: &Host, port: u16) -> Result<(), Denial> {
+    pub fn judge_unresolved(
+        &self,
+        module: &str,
+        host: &Host,
+        port: u16,
+    ) -> Result<(), AccessDenied> {
         if self.unrestricted {
             return Ok(());
         }
         for (module, rules) in self.lists(module) {
             if let Some(rule) = rules.deny.iter().find(|it| it.must_match(host, port)) {
-                return Err(Denial { rule: rule.text.clone() });
+                return Err(AccessDenied { rule: rule.text.clone() });
             }
             let hopeless = rules.allow.iter().all(|it| !it.may_match(host, port));
             if !rules.allow.is_empty() && hopeless {
-                return Err(Denial { rule: not_allowed(module) });
+                return Err(AccessDenied { rule: not_allowed(module) });
             }
         }
         Ok(())
@@ -318,21 +323,31 @@ impl Access {
     ///
     /// # Errors
     /// Denied, unless an `allow` rule names the port.
-    pub fn judge_own(&self, module: &str, host: &Host, address: SocketAddr) -> Result<(), Denial> {
+    pub fn judge_own(
+        &self,
+        module: &str,
+        host: &Host,
+        address: SocketAddr,
+    ) -> Result<(), AccessDenied> {
         let (ip, port) = (plain(address.ip()), address.port());
         let mut allow = self.lists(module).flat_map(|(_, it)| &it.allow);
         let named = allow.any(|it| it.ports == (port, port) && it.matches(host, ip, port));
         if self.unrestricted || named {
             return Ok(());
         }
-        Err(Denial { rule: Arc::from(OWN_LISTENER) })
+        Err(AccessDenied { rule: Arc::from(OWN_LISTENER) })
     }
 
     /// Judges one resolved address of a target, for a module.
     ///
     /// # Errors
     /// The rule that denies it.
-    pub fn judge(&self, module: &str, host: &Host, address: SocketAddr) -> Result<(), Denial> {
+    pub fn judge(
+        &self,
+        module: &str,
+        host: &Host,
+        address: SocketAddr,
+    ) -> Result<(), AccessDenied> {
         if self.unrestricted {
             return Ok(());
         }
@@ -362,12 +377,18 @@ impl Access {
         rules
     }
 
-    fn judge_ip(&self, module: &str, host: &Host, ip: IpAddr, port: u16) -> Result<(), Denial> {
+    fn judge_ip(
+        &self,
+        module: &str,
+        host: &Host,
+        ip: IpAddr,
+        port: u16,
+    ) -> Result<(), AccessDenied> {
         self.judge_behind(module, host, ip, port)?;
         for (module, rules) in self.lists(module) {
             let allowed = rules.allow.iter().any(|it| it.matches(host, ip, port));
             if !rules.allow.is_empty() && !allowed {
-                return Err(Denial { rule: not_allowed(module) });
+                return Err(AccessDenied { rule: not_allowed(module) });
             }
         }
         Ok(())
@@ -380,10 +401,16 @@ impl Access {
     }
 
     /// The rules that deny, without those that allow.
-    fn judge_behind(&self, module: &str, host: &Host, ip: IpAddr, port: u16) -> Result<(), Denial> {
+    fn judge_behind(
+        &self,
+        module: &str,
+        host: &Host,
+        ip: IpAddr,
+        port: u16,
+    ) -> Result<(), AccessDenied> {
         let sets = || std::iter::once(&self.everyone).chain(self.modules.get(module));
         if let Some(rule) = sets().flat_map(|it| &it.deny).find(|it| it.matches(host, ip, port)) {
-            return Err(Denial { rule: rule.text.clone() });
+            return Err(AccessDenied { rule: rule.text.clone() });
         }
         let Some((network, name)) = SENSITIVE.iter().find(|(network, _)| network.contains(&ip))
         else {
@@ -392,7 +419,7 @@ impl Access {
         let named = sets()
             .flat_map(|it| &it.allow)
             .any(|it| it.names(network) && it.matches(host, ip, port));
-        if named { Ok(()) } else { Err(Denial { rule: Arc::from(*name) }) }
+        if named { Ok(()) } else { Err(AccessDenied { rule: Arc::from(*name) }) }
     }
 }
 
