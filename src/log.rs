@@ -166,7 +166,7 @@ impl<S: Subscriber> Layer<S> for Log {
 pub fn time(timestamp: Timestamp) -> String {
     timestamp
         .round(Unit::Millisecond)
-        .map_or_else(|_| timestamp.to_string(), |it| format!("{it:.3}"))
+        .map_or_else(|_| timestamp.to_string(), |text| format!("{text:.3}"))
 }
 
 struct Line {
@@ -192,7 +192,12 @@ impl Line {
 
     fn add(&mut self, key: &str, value: &str) {
         self.key(key);
-        let plain = |it: char| it.is_ascii_graphic() && it != '"' && it != '=' && it != '\\';
+        let plain = |character: char| {
+            character.is_ascii_graphic()
+                && character != '"'
+                && character != '='
+                && character != '\\'
+        };
         match self.format {
             Format::Logfmt if !value.is_empty() && value.chars().all(plain) => {
                 self.text.push_str(value);
@@ -260,17 +265,17 @@ impl Visit for Line {
 /// that a line stays one line and a terminal stays sane.
 fn quote(value: &str, into: &mut String) {
     into.push('"');
-    for it in value.chars() {
-        match it {
+    for character in value.chars() {
+        match character {
             '"' => into.push_str("\\\""),
             '\\' => into.push_str("\\\\"),
             '\n' => into.push_str("\\n"),
             '\r' => into.push_str("\\r"),
             '\t' => into.push_str("\\t"),
-            it if it.is_control() => {
-                let _ = write!(into, "\\u{:04x}", u32::from(it));
+            character if character.is_control() => {
+                let _ = write!(into, "\\u{:04x}", u32::from(character));
             }
-            it => into.push(it),
+            character => into.push(character),
         }
     }
     into.push('"');

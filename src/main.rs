@@ -62,7 +62,9 @@ fn serve(settings: Settings) -> Result<(), String> {
         settings
             .listen
             .iter()
-            .map(|it| it.bind().map_err(|err| format!("cannot listen on {it}: {err}")))
+            .map(|listener| {
+                listener.bind().map_err(|err| format!("cannot listen on {listener}: {err}"))
+            })
             .collect::<Result<_, _>>()?
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -131,7 +133,8 @@ fn check(file: Option<&Path>) -> ExitCode {
             for warning in warnings {
                 say(&format!("warning: {warning}"));
             }
-            let targets: usize = config.monitors.iter().map(|it| it.endpoints.len()).sum();
+            let targets: usize =
+                config.monitors.iter().map(|monitor| monitor.endpoints.len()).sum();
             print(&format!(
                 "the configuration is good: {} modules, {} monitors with {targets} targets\n",
                 config.modules.len(),

@@ -67,7 +67,7 @@ pub struct Words {
 
 /// Reads `500ms`, `5s`, `2m`, `1.5s`, or seconds without a unit.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|it: char| it.is_ascii_alphabetic()).unwrap_or(text.len());
+    let split = text.find(|character: char| character.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit {
         "ms" => 0.001,
@@ -79,7 +79,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let seconds = number.parse::<f64>().unwrap_or(0.0) * factor;
     Duration::try_from_secs_f64(seconds)
         .ok()
-        .filter(|it| !it.is_zero() && seconds <= 86_400.0)
+        .filter(|timeout| !timeout.is_zero() && seconds <= 86_400.0)
         .ok_or_else(|| {
             format!("`{text}` is no duration above 0 and up to a day: write 500ms or 5s")
         })
@@ -106,10 +106,10 @@ fn expand(text: &str) -> Vec<(String, Result<Address, String>)> {
                 let range = address::port(first)
                     .and_then(|first| Ok(first..=address::port(last)?))
                     .ok()
-                    .filter(|it| !first.is_empty() && !last.is_empty() && !it.is_empty());
+                    .filter(|range| !first.is_empty() && !last.is_empty() && !range.is_empty());
                 match range {
                     Some(range) => {
-                        expanded.extend(range.flat_map(|it| single(&format!("{host}:{it}"))));
+                        expanded.extend(range.flat_map(|port| single(&format!("{host}:{port}"))));
                     }
                     None => {
                         let error = format!("`{part}` is no range of ports: write 8000-8010");
@@ -166,25 +166,25 @@ fn prepare(words: &Words) -> Result<Session<'_>, String> {
             ));
         }
         None => {
-            let names: Vec<&str> = loaded.config.modules.keys().map(|it| &**it).collect();
+            let names: Vec<&str> = loaded.config.modules.keys().map(|name| &**name).collect();
             return Err(format!("no module `{}`, there are {}", words.module, names.join(", ")));
         }
     };
     let items: Vec<Item> = words
         .targets
         .iter()
-        .flat_map(|it| expand(it))
+        .flat_map(|text| expand(text))
         .map(|(name, address)| Item { name, address, statistics: Statistics::default() })
         .collect();
     if items.len() > MAX_TARGETS {
         return Err(format!("{} targets are too many, {MAX_TARGETS} fit", items.len()));
     }
-    if let Some(error) = items.iter().find_map(|it| it.address.as_ref().err()) {
+    if let Some(error) = items.iter().find_map(|item| item.address.as_ref().err()) {
         return Err(error.clone());
     }
     Ok(Session {
         timeout: words.timeout.or(module.timeout).unwrap_or(DEFAULT_TIMEOUT),
-        width: items.iter().map(|it| it.name.chars().count()).max().unwrap_or_default(),
+        width: items.iter().map(|item| item.name.chars().count()).max().unwrap_or_default(),
         colour: if io::stdout().is_terminal() { Colour::On } else { Colour::Off },
         prober: Prober::default(),
         access: Access::unrestricted(),
@@ -319,7 +319,7 @@ mod tests {
     fn check(text: &str, expected: &[&str]) {
         let shown: Vec<String> = expand(text)
             .into_iter()
-            .map(|(_, address)| address.map_or_else(|err| err, |it| it.to_string()))
+            .map(|(_, address)| address.map_or_else(|err| err, |address| address.to_string()))
             .collect();
         assert_eq!(shown, expected, "{text}");
     }

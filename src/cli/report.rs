@@ -57,11 +57,11 @@ pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -
         let _ = write!(text, "  at {}", peer.ip());
     }
     text.push('\n');
-    if let Some(version) = result.tls.as_ref().and_then(|it| it.version) {
+    if let Some(version) = result.tls.as_ref().and_then(|details| details.version) {
         let _ = write!(text, "{:width$}  {version}", "");
-        if let Some(leaf) = result.tls.as_ref().and_then(|it| it.leaf.as_ref()) {
+        if let Some(leaf) = result.tls.as_ref().and_then(|details| details.leaf.as_ref()) {
             let until = jiff::Timestamp::from_second(leaf.not_after)
-                .map_or_else(|_| leaf.not_after.to_string(), |it| it.to_string());
+                .map_or_else(|_| leaf.not_after.to_string(), |date| date.to_string());
             let _ = write!(text, ", {} until {until}", leaf.subject);
         }
         text.push('\n');
@@ -71,7 +71,7 @@ pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -
         if let Some(detail) = &result.detail {
             let _ = write!(text, ": {detail}");
         }
-        if let Some(offender) = result.icmp.and_then(|it| it.offender) {
+        if let Some(offender) = result.icmp.and_then(|icmp| icmp.offender) {
             let _ = write!(text, " (said {offender})");
         }
         let _ = writeln!(text, "\n{:width$}  {}", "", reason.advice());
@@ -97,26 +97,28 @@ pub fn object(target: &str, module: &str, result: &ProbeResult) -> Value {
         add("advice", json!(reason.advice()));
     }
     add("detail", json!(result.detail));
-    add("address", json!(result.peer.map(|it| it.ip().to_string())));
+    add("address", json!(result.peer.map(|peer| peer.ip().to_string())));
     add("duration_seconds", json!(result.duration.as_secs_f64()));
     add("timeout_seconds", json!(result.timeout.as_secs_f64()));
     let phases: Map<String, Value> = Phase::ALL
         .into_iter()
-        .filter_map(|it| Some((it.to_string(), json!(result.phases.of(it)?.as_secs_f64()))))
+        .filter_map(|phase| {
+            Some((phase.to_string(), json!(result.phases.of(phase)?.as_secs_f64())))
+        })
         .collect();
     add("phase_seconds", Value::Object(phases));
     if let Some(kernel) = result.kernel {
-        add("rtt_seconds", json!(kernel.rtt.map(|it| it.as_secs_f64())));
+        add("rtt_seconds", json!(kernel.rtt.map(|rtt| rtt.as_secs_f64())));
         add("syn_retransmits", json!(kernel.syn_retransmits));
     }
     add("errno", json!(result.errno));
     if let Some(icmp) = result.icmp {
-        let offender = icmp.offender.map(|it| it.to_string());
+        let offender = icmp.offender.map(|offender| offender.to_string());
         add("icmp", json!({"type": icmp.kind, "code": icmp.code, "offender": offender}));
     }
     if let Some(tls) = &result.tls {
-        let not_after = tls.leaf.as_ref().map(|it| it.not_after);
-        let subject = tls.leaf.as_ref().map(|it| &it.subject);
+        let not_after = tls.leaf.as_ref().map(|leaf| leaf.not_after);
+        let subject = tls.leaf.as_ref().map(|leaf| &leaf.subject);
         add("tls", json!({"version": tls.version, "subject": subject, "not_after": not_after}));
     }
     Value::Object(object)
@@ -146,7 +148,7 @@ impl Statistics {
         if let Some((reason, _)) = result.outcome.cause() {
             *self.reasons.entry(reason).or_default() += 1;
         }
-        self.syn_retransmits += result.kernel.map_or(0, |it| u64::from(it.syn_retransmits));
+        self.syn_retransmits += result.kernel.map_or(0, |kernel| u64::from(kernel.syn_retransmits));
         if let Some(latency) = result.latency() {
             let all = &mut self.latencies;
             all.least = if all.count == 0 { latency } else { all.least.min(latency) };
@@ -169,7 +171,8 @@ impl Statistics {
     /// Probes by reason, the most frequent first.
     #[must_use]
     pub fn reasons(&self) -> Vec<(Reason, u64)> {
-        let mut reasons: Vec<_> = self.reasons.iter().map(|(&it, &count)| (it, count)).collect();
+        let mut reasons: Vec<_> =
+            self.reasons.iter().map(|(&reason, &count)| (reason, count)).collect();
         reasons.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         reasons
     }

@@ -85,7 +85,7 @@ struct Translation<'a> {
 /// A character of a class, and whether it was written as a number.
 #[derive(Clone, Copy)]
 struct Member {
-    it: char,
+    character: char,
     by_number: bool,
 }
 
@@ -105,18 +105,19 @@ enum Escape {
 impl<'a> Translation<'a> {
     fn of(source: &'a str, raw: bool) -> Result<String, String> {
         let rest = source.chars().peekable();
-        let mut it = Self { rest, raw, translated: String::with_capacity(source.len() * 2) };
-        it.run()?;
-        Ok(it.translated)
+        let mut translation =
+            Self { rest, raw, translated: String::with_capacity(source.len() * 2) };
+        translation.run()?;
+        Ok(translation.translated)
     }
 
     fn run(&mut self) -> Result<(), String> {
         // What a repetition would apply to; empty where there is nothing.
         let mut has_operand = false;
         let mut is_repeated = false;
-        while let Some(it) = self.rest.next() {
-            let repetition = match it {
-                '*' | '+' | '?' => Some(it.to_string()),
+        while let Some(character) = self.rest.next() {
+            let repetition = match character {
+                '*' | '+' | '?' => Some(character.to_string()),
                 '{' => self.braces()?,
                 _ => None,
             };
@@ -136,7 +137,7 @@ impl<'a> Translation<'a> {
             }
             is_repeated = false;
             has_operand = true;
-            match it {
+            match character {
                 '\\' => {
                     let escape = self.escape()?;
                     has_operand = self.push_escape(escape);
@@ -151,18 +152,18 @@ impl<'a> Translation<'a> {
                     has_operand = false;
                 }
                 '.' => self.either(".", &[(0x80, 0xff)]),
-                ')' | '^' | '$' => self.translated.push(it),
-                _ => self.literal(it),
+                ')' | '^' | '$' => self.translated.push(character),
+                _ => self.literal(character),
             }
         }
         Ok(())
     }
 
-    fn literal(&mut self, it: char) {
-        if regex_syntax::is_meta_character(it) {
+    fn literal(&mut self, character: char) {
+        if regex_syntax::is_meta_character(character) {
             self.translated.push('\\');
         }
-        self.translated.push(it);
+        self.translated.push(character);
     }
 
     /// An expression, or in raw mode one of these bytes.
@@ -185,7 +186,9 @@ impl<'a> Translation<'a> {
         loop {
             match ahead.next() {
                 Some('}') => break,
-                Some(it) if it.is_ascii_digit() || it == ',' => body.push(it),
+                Some(character) if character.is_ascii_digit() || character == ',' => {
+                    body.push(character)
+                }
                 _ => return Ok(None),
             }
         }
@@ -194,12 +197,13 @@ impl<'a> Translation<'a> {
             Some((min, "")) => (min, None),
             Some((min, max)) => (min, Some(max)),
         };
-        let is_number =
-            |it: &str| !it.is_empty() && !it.contains(',') && (it == "0" || !it.starts_with('0'));
+        let is_number = |bound: &str| {
+            !bound.is_empty() && !bound.contains(',') && (bound == "0" || !bound.starts_with('0'))
+        };
         if !is_number(min) || !max.is_none_or(is_number) {
             return Ok(None);
         }
-        let count = |it: &str| it.parse().ok().filter(|it: &u32| *it <= MAX_REPEAT);
+        let count = |bound: &str| bound.parse().ok().filter(|bound: &u32| *bound <= MAX_REPEAT);
         let in_order = match (count(min), max.map(count)) {
             (Some(_), None) => true,
             (Some(min), Some(Some(max))) => min <= max,
@@ -231,13 +235,13 @@ impl<'a> Translation<'a> {
         }
         loop {
             match self.rest.next() {
-                Some(it @ ('i' | 'm' | 's' | 'U' | '-')) => self.translated.push(it),
-                Some(it @ (':' | ')')) => {
-                    self.translated.push(it);
+                Some(character @ ('i' | 'm' | 's' | 'U' | '-')) => self.translated.push(character),
+                Some(character @ (':' | ')')) => {
+                    self.translated.push(character);
                     return Ok(());
                 }
                 Some('=' | '!') => return Err("look-around is not supported".to_owned()),
-                Some(it) => return Err(format!("`(?{it}` is no flag or group")),
+                Some(character) => return Err(format!("`(?{character}` is no flag or group")),
                 None => return Err("unclosed group".to_owned()),
             }
         }
@@ -245,16 +249,16 @@ impl<'a> Translation<'a> {
 
     /// What stands behind a backslash.
     fn escape(&mut self) -> Result<Escape, String> {
-        let Some(it) = self.rest.next() else {
+        let Some(character) = self.rest.next() else {
             return Err("a backslash at the end".to_owned());
         };
         let numbered = |code: u32| {
             char::from_u32(code)
-                .map(|it| Escape::Member(Member { it, by_number: true }))
+                .map(|character| Escape::Member(Member { character, by_number: true }))
                 .ok_or_else(|| format!("no character has the number {code:x}"))
         };
-        let plain = |it| Ok(Escape::Member(Member { it, by_number: false }));
-        match it {
+        let plain = |character| Ok(Escape::Member(Member { character, by_number: false }));
+        match character {
             'd' => Ok(Escape::Class("0-9", false)),
             'D' => Ok(Escape::Class("0-9", true)),
             's' => Ok(Escape::Class("\\t\\n\\x0c\\r\\x20", false)),
@@ -271,32 +275,37 @@ impl<'a> Translation<'a> {
             'r' => plain('\r'),
             't' => plain('\t'),
             'v' => plain('\x0b'),
-            'p' | 'P' => self.property(it == 'P'),
+            'p' | 'P' => self.property(character == 'P'),
             'Q' => {
                 let mut quoted = String::new();
-                while let Some(it) = self.rest.next() {
-                    if it == '\\' && self.rest.next_if_eq(&'E').is_some() {
+                while let Some(character) = self.rest.next() {
+                    if character == '\\' && self.rest.next_if_eq(&'E').is_some() {
                         break;
                     }
-                    quoted.push(it);
+                    quoted.push(character);
                 }
                 Ok(Escape::Quoted(quoted))
             }
             'x' => numbered(self.hexadecimal()?),
             '0'..='7' => {
-                if it != '0' && !self.rest.peek().is_some_and(|it| ('0'..='7').contains(it)) {
+                if character != '0'
+                    && !self.rest.peek().is_some_and(|character| ('0'..='7').contains(character))
+                {
                     return Err("back-references are not supported".to_owned());
                 }
-                let mut code = it.to_digit(8).unwrap_or(0);
+                let mut code = character.to_digit(8).unwrap_or(0);
                 for _ in 0..2 {
-                    let Some(digit) = self.rest.peek().and_then(|it| it.to_digit(8)) else { break };
+                    let Some(digit) = self.rest.peek().and_then(|character| character.to_digit(8))
+                    else {
+                        break;
+                    };
                     self.rest.next();
                     code = code * 8 + digit;
                 }
                 numbered(code)
             }
-            _ if it.is_ascii() && !it.is_ascii_alphanumeric() => plain(it),
-            _ => Err(format!("`\\{it}` is no escape")),
+            _ if character.is_ascii() && !character.is_ascii_alphanumeric() => plain(character),
+            _ => Err(format!("`\\{character}` is no escape")),
         }
     }
 
@@ -308,7 +317,9 @@ impl<'a> Translation<'a> {
             loop {
                 match self.rest.next() {
                     Some('}') => break,
-                    Some(it) if it.is_ascii_hexdigit() && digits.len() < 8 => digits.push(it),
+                    Some(character) if character.is_ascii_hexdigit() && digits.len() < 8 => {
+                        digits.push(character)
+                    }
                     _ => return Err(wrong()),
                 }
             }
@@ -327,11 +338,15 @@ impl<'a> Translation<'a> {
             Some('{') => loop {
                 match self.rest.next() {
                     Some('}') => break,
-                    Some(it) if it.is_ascii_alphanumeric() || "_^".contains(it) => name.push(it),
+                    Some(character)
+                        if character.is_ascii_alphanumeric() || "_^".contains(character) =>
+                    {
+                        name.push(character)
+                    }
                     _ => return Err("`\\p{` without a name and `}`".to_owned()),
                 }
             },
-            Some(it) if it.is_ascii_alphabetic() => name.push(it),
+            Some(character) if character.is_ascii_alphabetic() => name.push(character),
             _ => return Err("`\\p` without a name".to_owned()),
         }
         match name.strip_prefix('^') {
@@ -344,11 +359,13 @@ impl<'a> Translation<'a> {
     fn push_escape(&mut self, escape: Escape) -> bool {
         let all = [(0x80, 0xff)];
         match escape {
-            Escape::Member(Member { it, by_number }) => {
-                let byte = u8::try_from(u32::from(it)).ok().filter(|it| by_number && *it >= 0x80);
+            Escape::Member(Member { character, by_number }) => {
+                let byte = u8::try_from(u32::from(character))
+                    .ok()
+                    .filter(|byte| by_number && *byte >= 0x80);
                 match byte {
                     Some(byte) => self.either(&format!("\\x{{{byte:x}}}"), &[(byte, byte)]),
-                    None => self.literal(it),
+                    None => self.literal(character),
                 }
             }
             Escape::Class(class, false) => {
@@ -361,8 +378,8 @@ impl<'a> Translation<'a> {
             Escape::Property(name, true) => self.either(&format!("\\P{{{name}}}"), &all),
             Escape::Assertion(text) => self.translated.push_str(text),
             Escape::Quoted(text) => {
-                for it in text.chars() {
-                    self.literal(it);
+                for character in text.chars() {
+                    self.literal(character);
                 }
                 return !text.is_empty();
             }
@@ -378,14 +395,14 @@ impl<'a> Translation<'a> {
         let mut named = [false; 256];
         let mut is_first = true;
         loop {
-            let Some(it) = self.rest.next() else {
+            let Some(character) = self.rest.next() else {
                 return Err("unclosed `[`".to_owned());
             };
-            if it == ']' && !is_first {
+            if character == ']' && !is_first {
                 break;
             }
             is_first = false;
-            if it == '['
+            if character == '['
                 && self.rest.peek() == Some(&':')
                 && let Some((name, rest)) = self.posix()?
             {
@@ -396,7 +413,7 @@ impl<'a> Translation<'a> {
                 self.rest = rest;
                 continue;
             }
-            let from = match self.member(it)? {
+            let from = match self.member(character)? {
                 Escape::Member(member) => member,
                 Escape::Class(class, is_negated) => {
                     if is_negated {
@@ -418,9 +435,9 @@ impl<'a> Translation<'a> {
                 }
             };
             let to = self.range_end(from)?;
-            let (first, last) = (u32::from(from.it), u32::from(to.it));
+            let (first, last) = (u32::from(from.character), u32::from(to.character));
             if last < first {
-                return Err(format!("range `{}-{}` goes down", from.it, to.it));
+                return Err(format!("range `{}-{}` goes down", from.character, to.character));
             }
             let _ = write!(body, "\\x{{{first:x}}}-\\x{{{last:x}}}");
             if to.by_number {
@@ -431,8 +448,8 @@ impl<'a> Translation<'a> {
         }
         let mark = if negated { "^" } else { "" };
         let bytes: Vec<_> = (0x80..=0xff_u8)
-            .filter(|it| named[usize::from(*it)] != negated)
-            .map(|it| (it, it))
+            .filter(|byte| named[usize::from(*byte)] != negated)
+            .map(|byte| (byte, byte))
             .collect();
         self.either(&format!("[{mark}{body}]"), &bytes);
         Ok(())
@@ -445,18 +462,18 @@ impl<'a> Translation<'a> {
             return Ok(from);
         }
         self.rest = ahead;
-        let Some(it) = self.rest.next() else { return Ok(from) };
-        match self.member(it)? {
+        let Some(character) = self.rest.next() else { return Ok(from) };
+        match self.member(character)? {
             Escape::Member(member) => Ok(member),
-            _ => Err(format!("a range cannot end in a class after `{}-`", from.it)),
+            _ => Err(format!("a range cannot end in a class after `{}-`", from.character)),
         }
     }
 
-    fn member(&mut self, it: char) -> Result<Escape, String> {
-        if it == '\\' {
+    fn member(&mut self, character: char) -> Result<Escape, String> {
+        if character == '\\' {
             return self.escape();
         }
-        Ok(Escape::Member(Member { it, by_number: false }))
+        Ok(Escape::Member(Member { character, by_number: false }))
     }
 
     /// The name of `[:name:]`, and what follows it; `None` if the bracket is itself.
@@ -467,7 +484,7 @@ impl<'a> Translation<'a> {
         loop {
             match ahead.next() {
                 Some(':') if ahead.next_if_eq(&']').is_some() => break,
-                Some(it) => name.push(it),
+                Some(character) => name.push(character),
                 None => return Ok(None),
             }
         }
@@ -487,8 +504,8 @@ mod tests {
     #[track_caller]
     fn check(pattern: &str, text: &[u8], expected: Option<&[u8]>) {
         let pattern = Pattern::parse(pattern).unwrap();
-        let found = pattern.for_line(text).find(text).map(|it| it.as_bytes());
-        let show = |it: Option<&[u8]>| it.map(|it| it.escape_ascii().to_string());
+        let found = pattern.for_line(text).find(text).map(|found| found.as_bytes());
+        let show = |bytes: Option<&[u8]>| bytes.map(|bytes| bytes.escape_ascii().to_string());
         assert_eq!(show(found), show(expected), "{pattern:?}");
     }
 
@@ -577,7 +594,7 @@ mod tests {
     fn in_bytes_a_number_is_that_very_byte() {
         let find = |pattern: &str, bytes: &[u8]| {
             let pattern = Pattern::parse(pattern).unwrap();
-            pattern.for_bytes().find(bytes).map(|it| it.range())
+            pattern.for_bytes().find(bytes).map(|found| found.range())
         };
         assert_eq!(find(r"(?s)^\xff\x00.\x80", b"\xff\x00\n\x80"), Some(0..4));
         assert_eq!(find(r"^[\x80-\x8f]{2}", b"\x81\x8f"), Some(0..2));

@@ -43,7 +43,7 @@ impl Template {
                     Reference::Index(index) => captures.get(index),
                     Reference::Name(name) => captures.name(name),
                 };
-                expanded.extend_from_slice(capture.map_or(&[], |it| it.as_bytes()));
+                expanded.extend_from_slice(capture.map_or(&[], |capture| capture.as_bytes()));
                 rest = after;
             } else {
                 expanded.push(b'$');
@@ -61,14 +61,16 @@ fn reference(text: &str) -> Option<(Reference<'_>, &str)> {
         Some(body) => (true, body),
         None => (false, text),
     };
-    let end = body.find(|it: char| !it.is_alphanumeric() && it != '_').unwrap_or(body.len());
+    let end = body
+        .find(|character: char| !character.is_alphanumeric() && character != '_')
+        .unwrap_or(body.len());
     let (name, after) = body.split_at(end);
     if name.is_empty() {
         return None;
     }
     let after = if braced { after.strip_prefix('}')? } else { after };
     let is_index =
-        name.bytes().all(|it| it.is_ascii_digit()) && (name == "0" || !name.starts_with('0'));
+        name.bytes().all(|byte| byte.is_ascii_digit()) && (name == "0" || !name.starts_with('0'));
     let reference = if is_index {
         // A number that no expression has as many groups for.
         Reference::Index(name.parse().unwrap_or(usize::MAX))
