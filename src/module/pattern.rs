@@ -187,7 +187,7 @@ impl<'a> Translation<'a> {
             match ahead.next() {
                 Some('}') => break,
                 Some(character) if character.is_ascii_digit() || character == ',' => {
-                    body.push(character)
+                    body.push(character);
                 }
                 _ => return Ok(None),
             }
@@ -318,7 +318,7 @@ impl<'a> Translation<'a> {
                 match self.rest.next() {
                     Some('}') => break,
                     Some(character) if character.is_ascii_hexdigit() && digits.len() < 8 => {
-                        digits.push(character)
+                        digits.push(character);
                     }
                     _ => return Err(wrong()),
                 }
@@ -341,7 +341,7 @@ impl<'a> Translation<'a> {
                     Some(character)
                         if character.is_ascii_alphanumeric() || "_^".contains(character) =>
                     {
-                        name.push(character)
+                        name.push(character);
                     }
                     _ => return Err("`\\p{` without a name and `}`".to_owned()),
                 }
