@@ -1,7 +1,7 @@
 //! The exporter as users run it: a process with flags and a configuration file.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub struct Builder {
     limits: Vec<String>,
     environment: Vec<(String, String)>,
     netns: Option<String>,
+    etc: Option<PathBuf>,
 }
 
 impl Builder {
@@ -73,6 +74,13 @@ impl Builder {
         self
     }
 
+    /// Sees this directory as `/etc`. Only inside a namespace of its own.
+    #[must_use]
+    pub fn etc(mut self, directory: &Path) -> Self {
+        self.etc = Some(directory.to_owned());
+        self
+    }
+
     /// Starts it and waits until it listens, at each address if flags give several.
     #[track_caller]
     #[must_use]
@@ -104,6 +112,9 @@ impl Builder {
         let mut words: Vec<String> = Vec::new();
         if let Some(netns) = &self.netns {
             words.extend(["ip", "netns", "exec", netns].map(str::to_owned));
+            if let Some(etc) = &self.etc {
+                words.extend(netns::with_etc(etc));
+            }
         }
         if !self.limits.is_empty() {
             words.push("prlimit".to_owned());

@@ -17,20 +17,24 @@
 //! ```
 
 pub mod exporter;
+pub mod forger;
 pub mod http;
 pub mod inbox;
 pub mod listener;
 pub mod metrics;
+pub mod name_server;
 pub mod netns;
 pub mod process;
 pub mod prometheus;
 pub mod servers;
 
 pub use exporter::Exporter;
+pub use forger::{Forger, Forgery};
 pub use http::Response;
 pub use inbox::Inbox;
 pub use listener::{ClosedPort, Listener};
 pub use metrics::Metrics;
+pub use name_server::NameServer;
 pub use netns::Netns;
 pub use process::Process;
 pub use prometheus::{Alertmanager, Prometheus};

@@ -1,7 +1,7 @@
 //! Peers that behave in one definite way: accept, close, reset, talk, or never accept.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -44,6 +44,7 @@ impl Shared {
 /// port and lets its threads end.
 pub struct Listener {
     address: SocketAddr,
+    socket: TcpListener,
     shared: Arc<Shared>,
 }
 
@@ -86,7 +87,8 @@ impl Listener {
         let listener = TcpListener::bind(address).expect("bind");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared::default());
-        let this = Self { address, shared: Arc::clone(&shared) };
+        let socket = listener.try_clone().expect("descriptors");
+        let this = Self { address, socket, shared: Arc::clone(&shared) };
         let behaviour = Arc::new(behaviour);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -141,9 +143,8 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
-        // The accepting thread wakes up only for a connection. In another namespace this one
-        // finds nobody; then the thread waits for the end of the process.
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
+        // On Linux this wakes the thread that accepts, in whichever namespace it is.
+        let _ = SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }
 }
 
@@ -321,6 +322,21 @@ mod tests {
         });
 
         assert_eq!(visit, Visit { bytes: b"bye".to_vec(), end: Some(End::Fin) });
+    }
+
+    #[test]
+    fn port_is_closed_with_the_listener() {
+        let listener = Listener::silent();
+        let address = listener.address();
+        assert!(TcpStream::connect(address).is_ok());
+        drop(listener);
+        wait_until(crate::PATIENCE, || {
+            match TcpStream::connect(address) {
+                Ok(_) => Err("still open"),
+                Err(_) => Ok(()),
+            }
+            .map_err(str::to_owned)
+        });
     }
 
     #[test]

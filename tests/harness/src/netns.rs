@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -96,16 +97,30 @@ impl Netns {
     /// Loads firewall rules (in `nft`'s own language) inside.
     #[track_caller]
     pub fn nft(&self, rules: &str) {
+        self.feed(&["nft", "-f", "-"], rules);
+    }
+
+    /// Carries out commands of `ip` inside, one a line, without that word: `link set lo up`.
+    #[track_caller]
+    pub fn ip(&self, commands: &str) {
+        self.feed(&["ip", "-batch", "-"], commands);
+    }
+
+    /// Runs a command inside that reads `text`; panics if it fails.
+    #[track_caller]
+    fn feed(&self, words: &[&str], text: &str) {
         let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.name, "nft", "-f", "-"])
+            .args(["netns", "exec", &self.name])
+            .args(words)
             .stdin(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("nft");
-        child.stdin.take().expect("piped").write_all(rules.as_bytes()).expect("nft reads");
-        let output = child.wait_with_output().expect("nft");
+            .expect("a program");
+        child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("a reader");
+        let output = child.wait_with_output().expect("a program");
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "nft refused the rules: {errors}");
+        assert!(output.status.success(), "{words:?} refused this: {errors}\n{text}");
     }
 
     /// Runs `body` in a thread inside: the sockets it opens belong to this namespace for ever.
@@ -134,6 +149,13 @@ pub fn within<T: Send>(netns: Option<&str>, body: impl FnOnce() -> T + Send) -> 
         });
         inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Words before a program that make it see `etc` as `/etc`; after `ip netns exec`, which gives it
+/// a view of the file system of its own.
+pub(crate) fn with_etc(etc: &Path) -> [String; 4] {
+    let script = "mount --bind \"$0\" /etc && exec \"$@\"";
+    ["sh".to_owned(), "-c".to_owned(), script.to_owned(), etc.display().to_string()]
 }
 
 fn unique(name: &str) -> String {
