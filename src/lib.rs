@@ -64,6 +64,7 @@ pub mod cli;
 pub mod config;
 pub mod config_handle;
 pub mod exposition;
+pub mod files;
 pub mod http;
 pub mod limits;
 pub mod log;

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("monitor", &["address", "module", "verdict"]),
     ("access", &["address"]),
     // The edges.
+    ("files", &[]),
     ("log", &[]),
     ("limits", &[]),
     ("telemetry", &["outcome"]),
