@@ -31,6 +31,7 @@ pub mod journal;
 mod kernel;
 mod linger;
 mod resolve;
+mod route;
 mod sockets;
 mod stamp;
 mod tls;
@@ -99,14 +100,14 @@ impl Prober {
         same_port.map(|it| it.ip().to_canonical()).any(|own| {
             own == peer.ip()
                 || ((own.is_unspecified() || peer.ip().is_unspecified())
-                    && (peer.ip().is_unspecified() || kernel::is_own(peer.ip())))
+                    && (peer.ip().is_unspecified() || route::stays_here(peer.ip())))
         })
     }
 
     /// Judges a resolved address.
     fn judge(&self, probe: &Probe<'_>, peer: SocketAddr) -> Result<(), AccessDenied> {
         let (module, host) = (&probe.module.name, &probe.address.host);
-        probe.access.judge(module, host, peer)?;
+        probe.access.judge(module, host, peer, route::is_on_link)?;
         if self.is_listener(peer) { probe.access.judge_own(module, host, peer) } else { Ok(()) }
     }
 

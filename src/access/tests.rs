@@ -1,7 +1,7 @@
 use super::*;
 
 fn rules(allow: &[&str], deny: &[&str]) -> Rules {
-    let parse = |texts: &[&str]| texts.iter().map(|it| Rule::parse(it).unwrap()).collect();
+    let parse = |texts: &[&str]| texts.iter().map(|text| Rule::parse(text).unwrap()).collect();
     Rules { allow: parse(allow), deny: parse(deny) }
 }
 
@@ -9,10 +9,14 @@ fn access(allow: &[&str], deny: &[&str]) -> Access {
     Access::new(rules(allow, deny), BTreeMap::new())
 }
 
+/// A public address that belongs to this machine.
+const OWN: &str = "203.0.113.7";
+
 /// The verdict on `host`, which resolved to `ip`: `ok`, or the rule that denies.
 fn judged(access: &Access, module: &str, host: &str, ip: &str, port: u16) -> String {
     let host = Host::parse(host).unwrap();
-    match access.judge(module, &host, SocketAddr::new(ip.parse().unwrap(), port)) {
+    let is_own = |ip: IpAddr| ip.to_string() == OWN;
+    match access.judge(module, &host, SocketAddr::new(ip.parse().unwrap(), port), is_own) {
         Ok(()) => "ok".to_owned(),
         Err(denial) => denial.rule.to_string(),
     }
@@ -36,6 +40,11 @@ fn by_default_only_what_nobody_means_is_denied() {
     check(&access, "x", "fd00:ec2::254", 80, "metadata");
     check(&access, "x", "fd20:ce::254", 80, "metadata");
     check(&access, "x", "100.100.100.200", 80, "metadata");
+    for ip in ["fd00:ec2::23", "fd00:ec2::253", "fd00:c1::a9fe:a9fe", "fd00:42::42"] {
+        check(&access, "x", ip, 80, "metadata");
+    }
+    check(&access, "x", "fd00:42::43", 80, "ok");
+    check(&access, "x", "fd00:ec3::254", 80, "ok");
     check(&access, "x", "192.0.0.192", 80, "metadata");
     check(&access, "x", "168.63.129.16", 80, "metadata");
     assert!(access.is_open());
@@ -55,6 +64,128 @@ fn an_address_is_judged_for_what_it_is_however_it_is_written() {
     check(&access, "fe80::1%eth0", "fe80::1", 80, "link_local");
     let mapped = super::tests::access(&[], &["::ffff:10.0.0.0/104"]);
     check(&mapped, "x", "10.9.9.9", 80, "::ffff:10.0.0.0/104");
+    check(&mapped, "x", "11.0.0.1", 80, "ok");
+    for rule in ["::ffff:10.0.0.1/128", "::ffff:10.0.0.1"] {
+        let one = super::tests::access(&[], &[rule]);
+        check(&one, "x", "10.0.0.1", 80, rule);
+        check(&one, "x", "10.0.0.0", 80, "ok");
+        check(&one, "x", "10.0.0.2", 80, "ok");
+        check(&one, "x", "127.0.0.1", 80, "ok");
+    }
+    let all = super::tests::access(&["::ffff:0.0.0.0/96"], &[]);
+    check(&all, "x", "192.0.2.1", 80, "ok");
+    check(&all, "x", "2001:db8::1", 80, "not_allowed");
+}
+
+#[test]
+fn an_address_that_carries_another_is_judged_as_both() {
+    let access = access(&[], &["127.0.0.0/8", "10.0.0.0/8", "192.0.2.5", "2001:db8::/32"]);
+    for (ip, expected) in [
+        // IPv4-compatible, IPv4-translated.
+        ("::10.1.2.3", "10.0.0.0/8"),
+        ("::169.254.169.254", "link_local"),
+        ("::192.0.2.6", "ok"),
+        ("::1", "ok"),
+        ("::ffff:0:10.1.2.3", "10.0.0.0/8"),
+        ("::ffff:0:192.0.2.6", "ok"),
+        // NAT64.
+        ("64:ff9b::10.1.2.3", "10.0.0.0/8"),
+        ("64:ff9b::", "127.0.0.0/8"),
+        ("64:ff9b::192.0.2.6", "ok"),
+        // RFC 8215 with prefixes of 96, 64, 56, 48 bits (RFC 6052, section 2.4).
+        ("64:ff9b:1:abcd::10.1.2.3", "10.0.0.0/8"),
+        ("64:ff9b:1:abcd:a:102:300:0", "10.0.0.0/8"),
+        ("64:ff9b:1:ab0a:1:203::", "10.0.0.0/8"),
+        ("64:ff9b:1:a01:2:300::", "10.0.0.0/8"),
+        ("64:ff9b:1::169.254.169.254", "link_local"),
+        ("64:ff9b:1:a9fe:a9:fe00::", "link_local"),
+        ("64:ff9b:1:fffe::192.0.2.6", "ok"),
+        ("64:ff9b:1:c000:2:600::", "ok"),
+        ("64:ff9b:1::", "ok"),
+        ("64:ff9b:2::10.1.2.3", "ok"),
+        // 6to4.
+        ("2002:a01:203::1", "10.0.0.0/8"),
+        ("2002:a9fe:a9fe::a9fe:a9fe", "link_local"),
+        ("2002:c000:206::1", "ok"),
+        // Teredo: client 10.1.2.3, then server 10.1.2.3.
+        ("2001:0:c000:206:0:0:f5fe:fdfc", "10.0.0.0/8"),
+        ("2001:0:a01:203:0:0:3fff:fdf9", "10.0.0.0/8"),
+        ("2001:0:c000:206:0:0:3fff:fdf9", "ok"),
+        // ISATAP.
+        ("2001:db9::5efe:10.1.2.3", "10.0.0.0/8"),
+        ("2001:db9::200:5efe:10.1.2.3", "10.0.0.0/8"),
+        ("2001:db9::200:5eff:10.1.2.3", "ok"),
+        // What carries nothing is judged for itself.
+        ("2001:db8::10.1.2.3", "2001:db8::/32"),
+        ("2001:db9::10.1.2.3", "ok"),
+    ] {
+        check(&access, "x", ip, 80, expected);
+    }
+    // What allows the carried address does not allow what carries it, and the other way round.
+    let inside = super::tests::access(&["10.0.0.0/8"], &[]);
+    check(&inside, "x", "64:ff9b::10.1.2.3", 80, "not_allowed");
+    let gateway = super::tests::access(&["64:ff9b::/96"], &[]);
+    check(&gateway, "x", "64:ff9b::10.1.2.3", 80, "ok");
+    check(&gateway, "x", "64:ff9b::169.254.169.254", 80, "link_local");
+}
+
+#[test]
+fn a_pattern_of_names_grants_no_inner_address() {
+    let names = access(&["*.example.com:443", "db.example.org"], &[]);
+    for ip in ["192.0.2.1", "2001:db9::1", "64:ff9b::192.0.2.1"] {
+        check(&names, "www.example.com", ip, 443, "ok");
+    }
+    for ip in [
+        "127.0.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "10.0.0.1",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "100.64.0.1",
+        "192.0.0.8",
+        "198.18.0.1",
+        "198.19.255.255",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::",
+        "::ffff:10.0.0.1",
+        "fc00::1",
+        "fdff::1",
+        "fec0::1",
+        "ff02::1",
+        "64:ff9b::10.0.0.1",
+        "2002:a01:203::1",
+        OWN,
+    ] {
+        check(&names, "www.example.com", ip, 443, "inner_address");
+        check(&names, "db.example.org", ip, 443, "inner_address");
+    }
+    for ip in ["172.15.255.255", "172.32.0.0", "100.128.0.0", "198.20.0.0", "223.255.255.255"] {
+        check(&names, "www.example.com", ip, 443, "ok");
+    }
+    check(&names, "www.example.com", "169.254.0.1", 443, "link_local");
+    check(&names, "www.example.com", "10.0.0.1", 444, "not_allowed");
+    assert!(names.rules().contains(&Arc::from("inner_address")));
+    assert!(!access(&["10.0.0.0/8", "*"], &[]).rules().contains(&Arc::from("inner_address")));
+    // A network makes it explicit, in the same list or in that of everyone; so does `*`.
+    for also in ["10.0.0.0/8", "10.0.0.0/8:443", "0.0.0.0/0", "*", ":443"] {
+        let both = access(&["*.example.com:443", also], &[]);
+        check(&both, "www.example.com", "10.0.0.1", 443, "ok");
+    }
+    let elsewhere = access(&["*.example.com:443", "10.0.0.0/8:444", "192.168.0.0/16"], &[]);
+    check(&elsewhere, "www.example.com", "10.0.0.1", 443, "inner_address");
+    for (everyone, expected) in [("10.0.0.0/8", "ok"), ("*", "inner_address")] {
+        let modules = BTreeMap::from([(Arc::from("m"), rules(&["*.example.com"], &[]))]);
+        let access = Access::new(rules(&[everyone], &[]), modules);
+        assert_eq!(judged(&access, "m", "www.example.com", "10.0.0.1", 443), expected);
+        assert_eq!(judged(&access, "other", "www.example.com", "10.0.0.1", 443), "ok");
+    }
+    // Without allow rules nothing depends on the name.
+    check(&access(&[], &["x.example.com"]), "www.example.com", "10.0.0.1", 443, "ok");
 }
 
 #[test]
@@ -132,7 +263,7 @@ fn every_denial_is_among_the_rules_that_are_counted() {
         for ip in ["192.0.2.1", "192.0.3.1", "10.0.0.1", "10.1.0.1", "169.254.1.1", "8.8.8.8"] {
             for port in [9, 22] {
                 let rule = judged(&access, module, "x", ip, port);
-                let known = counted.iter().any(|it| **it == *rule);
+                let known = counted.iter().any(|name| **name == *rule);
                 assert!(rule == "ok" || known, "{rule} is not counted");
             }
         }
@@ -236,9 +367,38 @@ fn what_no_address_could_save_is_denied_before_it_is_looked_up() {
 }
 
 #[test]
+fn a_name_is_looked_up_only_where_some_address_is_allowed() {
+    for (allow, module_allow, deny, expected) in [
+        // Nothing is left of what is allowed.
+        (&["10.0.0.0/8"][..], &[][..], &["10.0.0.0/8"][..], "10.0.0.0/8"),
+        (&["10.0.0.0/8"], &[], &["10.128.0.0/9", "10.0.0.0/9"], "10.128.0.0/9"),
+        (&["10.0.0.0/8"], &[], &["10.0.0.0/9"], "ok"),
+        (&["10.0.0.0/8"], &[], &["10.0.0.0/8:80"], "ok"),
+        (&["10.0.0.0/8:443", "192.0.2.1"], &[], &["0.0.0.0/0"], "0.0.0.0/0"),
+        (&["10.0.0.0/8", "2001:db8::/32"], &[], &["0.0.0.0/0"], "ok"),
+        (&[], &[], &["0.0.0.0/0", "::/0"], "0.0.0.0/0"),
+        (&[], &[], &["0.0.0.0/0"], "ok"),
+        // Two lists that have nothing in common, or something.
+        (&["10.0.0.0/8"], &["192.0.2.0/24"], &[], "not_allowed:m"),
+        (&["10.0.0.0/8"], &["10.9.0.0/16"], &[], "ok"),
+        (&["10.9.0.0/16"], &["10.0.0.0/8"], &[], "ok"),
+        (&["10.0.0.0/8"], &["10.9.0.0/16"], &["10.9.0.0/16"], "10.9.0.0/16"),
+        (&["10.0.0.0/8"], &["*"], &["10.0.0.0/8"], "10.0.0.0/8"),
+        (&["10.0.0.0/8"], &["db.*"], &["10.0.0.0/9"], "ok"),
+        (&["10.0.0.0/8"], &["web.*"], &[], "not_allowed:m"),
+    ] {
+        let modules = BTreeMap::from([(Arc::from("m"), rules(module_allow, &[]))]);
+        let access = Access::new(rules(allow, deny), modules);
+        check_unresolved(&access, "db.example", 443, expected);
+    }
+}
+
+#[test]
 fn nothing_is_denied_early_that_would_not_be_denied_late() {
     for (allow, deny) in [
         (&["192.0.2.0/24"][..], &["192.0.2.9"][..]),
+        (&["192.0.2.8/29"], &["192.0.2.8/30", "192.0.2.12/30"]),
+        (&["192.0.2.8/29:22", "*.example.com:80"], &["192.0.0.0/16"]),
         (&["*.example.com:22", "192.0.2.0/24:1-80"], &["db.*", ":25"]),
         (&[], &["*", "192.0.2.0/24"]),
         (&["*"], &["bad.example.com:80"]),
