@@ -14,7 +14,8 @@ use tracing::{info, warn};
 
 use crate::access::Access;
 use crate::config_handle::ConfigHandle;
-use crate::outcome::{Outcome, ProbeResult, Reason};
+use crate::diagnosis;
+use crate::outcome::ProbeResult;
 use crate::prober::journal::{Journal, Level};
 use crate::prober::{Probe, Prober};
 use crate::telemetry::Telemetry;
@@ -130,14 +131,14 @@ impl Canaries {
         result: &mut ProbeResult,
         journal: &mut Journal,
     ) {
-        let Outcome::Failure(reason, phase) = result.outcome else { return };
-        if self.config_handle.config().canaries.is_empty() {
+        if !result.rests_on_sight || self.config_handle.config().canaries.is_empty() {
             return;
         }
         if look.await || did_fail {
-            let detail = format!("every canary fails too; by itself the result was `{reason}`");
+            let found = result.outcome.cause().map_or("success", |(reason, _)| reason.as_str());
+            let detail = format!("every canary fails too; by itself the result was `{found}`");
             journal.note(Level::Warn, || detail.clone());
-            result.outcome = Outcome::because(Reason::LocalIsolated, phase);
+            result.outcome = diagnosis::cut_off(result.outcome);
             result.detail = Some(detail.into());
         }
     }

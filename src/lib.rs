@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! config ─▶ monitor ─▶ scheduler ─▶ prober ─▶ store ─▶ exposition ─▶ http
-//!                                               │
-//!                                            verdict
+//!                                     │         │
+//!            evidence, machine ─▶ diagnosis   verdict
 //! ```
 //!
 //! On scrape, without memory:
@@ -16,15 +16,16 @@
 //! http ─▶ request ─▶ prober (access, canaries) ─▶ exposition ─▶ http
 //! ```
 //!
-//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `verdict`, `access`);
-//! the edges (`config`, `config_handle`, `prober`, `canaries`); memory and motion (`store`, `scheduler`,
+//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `evidence`,
+//! `circumstances`, `verdict`, `access`) and the judgement (`diagnosis`);
+//! the edges (`config`, `config_handle`, `machine`, `prober`, `canaries`); memory and motion (`store`, `scheduler`,
 //! `telemetry`); the surface (`exposition`, `http`); the process (`cli`, `settings`, `limits`,
 //! `log`).
 //!
 //! # Invariants
 //!
 //! * The vocabulary does no I/O and reads no clock.
-//! * Only `prober` opens outgoing connections; only `exposition` knows metric names; only `cli`
+//! * Only `diagnosis` names a reason; only `prober` opens outgoing connections; only `exposition` knows metric names; only `cli`
 //!   and `main` know clap; only the web configuration derives `Deserialize`.
 //! * Nothing is global but the log: what a task needs is handed to it.
 //! * Every task has an owner that stops it. Dropping [`run`] stops them all.
@@ -60,14 +61,18 @@ use crate::telemetry::Telemetry;
 pub mod access;
 pub mod address;
 pub mod canaries;
+pub mod circumstances;
 pub mod cli;
 pub mod config;
 pub mod config_handle;
+pub mod diagnosis;
+pub mod evidence;
 pub mod exposition;
 pub mod files;
 pub mod http;
 pub mod limits;
 pub mod log;
+pub mod machine;
 pub mod module;
 pub mod monitor;
 pub mod outcome;

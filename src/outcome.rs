@@ -52,8 +52,52 @@ pub enum Against {
     Monitor,
 }
 
+/// Where on the way from the monitor to the service the fault is; the `place` label.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Place {
+    /// The exporter's machine: its process, clock, limits, routes, firewall.
+    Machine,
+    /// The name servers that this machine asks.
+    Resolver,
+    /// The link of this machine, its gateway, the region's way out.
+    Link,
+    /// The routers and firewalls between the gateway and the host.
+    Path,
+    /// The target's host, or its own firewall.
+    Host,
+    /// What listens on the port.
+    Service,
+    /// The certificate that the service shows.
+    Certificate,
+    /// The target's name: its text, its records, the servers of its zone.
+    Name,
+}
+
+impl Place {
+    /// The label value: an interface, so spelled by hand.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Resolver => "resolver",
+            Self::Link => "link",
+            Self::Path => "path",
+            Self::Host => "host",
+            Self::Service => "service",
+            Self::Certificate => "certificate",
+            Self::Name => "name",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $against:ident, $advice:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $against:ident, $place:ident, $advice:literal;)+) => {
         /// Why a probe did not succeed: the closed set of values of the `reason` label.
         ///
         /// Closed, because label values are an interface: alert rules match on them, and each
@@ -78,6 +122,12 @@ macro_rules! reasons {
                 match self { $(Self::$name => Against::$against,)+ }
             }
 
+            /// Where on the way the fault is.
+            #[must_use]
+            pub const fn place(self) -> Place {
+                match self { $(Self::$name => Place::$place,)+ }
+            }
+
             /// One sentence for the person on call: what it means, where to look.
             #[must_use]
             pub const fn advice(self) -> &'static str {
@@ -89,103 +139,115 @@ macro_rules! reasons {
 
 reasons! {
     /// The target's text names no host and port.
-    InvalidTarget = "invalid_target", Target,
+    InvalidTarget = "invalid_target", Target, Name,
         "Write the target as host:port, with brackets around an IPv6 address: [2001:db8::1]:5432.";
     /// The name does not exist.
-    DnsNxdomain = "dns_nxdomain", Target,
+    DnsNxdomain = "dns_nxdomain", Target, Name,
         "The name does not exist: check its spelling and its DNS record.";
     /// The name exists, without an address of a family the module may use.
-    DnsNoAddress = "dns_no_address", Target,
+    DnsNoAddress = "dns_no_address", Target, Name,
         "The name has no address of the wanted IP version: check preferred_ip_protocol and the DNS records.";
     /// The name servers answered with an error.
-    DnsFailure = "dns_failure", Target,
+    DnsFailure = "dns_failure", Target, Name,
         "The name servers answered with an error (SERVFAIL, REFUSED): check the zone and the resolver.";
     /// No name server answered in time.
-    DnsTimeout = "dns_timeout", Target,
-        "No name server answered in time: check the resolver of this region and the zone's servers.";
+    DnsTimeout = "dns_timeout", Target, Name,
+        "No name server answered in time, or so late that too little was left for the connect: check the zone's servers; other names do resolve here.";
     /// The peer's kernel answered with RST: nothing listens there.
-    Refused = "refused", Target,
+    Refused = "refused", Target, Host,
         "The host answers but nothing listens on this port: check that the service runs and on which port and address.";
     /// A firewall answered with ICMP port unreachable.
-    Rejected = "rejected", Target,
+    Rejected = "rejected", Target, Path,
         "A firewall rejects this port (ICMP port unreachable): allow this region's addresses.";
     /// A firewall answered with ICMP administratively prohibited.
-    Prohibited = "prohibited", Target,
+    Prohibited = "prohibited", Target, Path,
         "A firewall prohibits the way (ICMP administratively prohibited): allow this region's addresses.";
     /// A router answered that it has no route to the network.
-    NetUnreachable = "net_unreachable", Target,
+    NetUnreachable = "net_unreachable", Target, Path,
         "A router has no route to the network: check routing between this region and the host.";
     /// The neighbour or a router answered that the host cannot be reached.
-    HostUnreachable = "host_unreachable", Target,
+    HostUnreachable = "host_unreachable", Target, Host,
         "The host does not answer on its network: check that it is on and connected.";
     /// Nothing came back before the deadline.
-    Timeout = "timeout", Target,
+    Timeout = "timeout", Target, Path,
         "Nothing came back: the host is down or a firewall drops the packets. Allow this region's addresses, check routing; on a slow network raise the timeout.";
     /// The peer closed the connection before the probe was done with it.
-    ClosedEarly = "closed_early", Target,
+    ClosedEarly = "closed_early", Target, Service,
         "The port accepts and then closes: a proxy without a living backend, a connection limit or an access list of the service.";
     /// The peer reset the connection before the probe was done with it.
-    Reset = "reset", Target,
+    Reset = "reset", Target, Service,
         "The port accepts and then resets: the service or a device on the way cuts the connection.";
     /// The network answered with an error that has no reason of its own.
-    NetworkError = "network_error", Target,
+    NetworkError = "network_error", Target, Path,
         "The network answered with an unusual error: see the probe's log for its number.";
     /// The port is open though the module expects it to be shut.
-    UnexpectedlyOpen = "unexpectedly_open", Target,
+    UnexpectedlyOpen = "unexpectedly_open", Target, Service,
         "The port accepts connections though it must be shut: check the firewall and what listens there.";
     /// The peer does not speak TLS.
-    TlsNotTls = "tls_not_tls", Target,
+    TlsNotTls = "tls_not_tls", Target, Service,
         "What answers does not speak TLS: check the port, or whether the service wants STARTTLS.";
     /// The certificate's issuer is not trusted, or its chain is incomplete.
-    TlsUntrusted = "tls_untrusted", Target,
+    TlsUntrusted = "tls_untrusted", Target, Certificate,
         "The certificate is not trusted: check the issuer, the intermediate certificates sent and the module's ca_file.";
     /// A certificate of the chain has expired.
-    TlsExpired = "tls_expired", Target,
+    TlsExpired = "tls_expired", Target, Certificate,
         "A certificate has expired: renew it and reload the service.";
     /// A certificate of the chain is not valid yet.
-    TlsNotYetValid = "tls_not_yet_valid", Target,
+    TlsNotYetValid = "tls_not_yet_valid", Target, Certificate,
         "A certificate is not valid yet: check its dates and the clocks.";
     /// The certificate is for another name.
-    TlsWrongName = "tls_wrong_name", Target,
+    TlsWrongName = "tls_wrong_name", Target, Certificate,
         "The certificate is for another name: check server_name and the certificate's alternative names.";
     /// The server wants a client certificate that the module does not offer, or refuses it.
-    TlsClientCertificate = "tls_client_certificate", Target,
+    TlsClientCertificate = "tls_client_certificate", Target, Service,
         "The server wants a client certificate it accepts: set cert_file and key_file of the module.";
     /// Both sides speak TLS and found no common ground.
-    TlsHandshake = "tls_handshake", Target,
+    TlsHandshake = "tls_handshake", Target, Service,
         "The TLS handshake failed: check the versions and ciphers that the server allows.";
     /// The TLS handshake did not finish before the deadline.
-    TlsTimeout = "tls_timeout", Target,
+    TlsTimeout = "tls_timeout", Target, Service,
         "The port accepts but the TLS handshake does not finish: check the service behind the port.";
     /// The peer's answer does not match what the module expects.
-    ExpectMismatch = "expect_mismatch", Target,
+    ExpectMismatch = "expect_mismatch", Target, Service,
         "The answer is not the expected one: another service may listen here, or the service is unwell.";
     /// The peer's answer matches the module's `reject`.
-    ExpectRejected = "expect_rejected", Target,
+    ExpectRejected = "expect_rejected", Target, Service,
         "The service answered with a refusal: see the probe's log for its words.";
     /// The expected answer did not come before the deadline.
-    ExpectTimeout = "expect_timeout", Target,
+    ExpectTimeout = "expect_timeout", Target, Service,
         "The port accepts but the expected answer does not come: the service hangs or is overloaded.";
+    /// The path does not acknowledge data, or swallows the peer's.
+    Unacknowledged = "unacknowledged", Target, Path,
+        "The handshake passed but data after it is lost on the path: check firewalls that inspect traffic, MTU and ICMP filtering (try ping -M do -s 1472), and asymmetric routes.";
     /// A firewall of the monitor's own machine rejects the connection.
-    LocalFirewall = "local_firewall", Monitor,
-        "This machine's own firewall rejects the connection: allow outgoing connections of the exporter.";
+    LocalFirewall = "local_firewall", Monitor, Machine,
+        "This machine's own firewall rejects or drops the connection (OUTPUT): allow outgoing connections of the exporter.";
     /// The monitor's own machine has no route.
-    LocalNoRoute = "local_no_route", Monitor,
-        "This machine has no route to the address: check its interfaces and routes.";
+    LocalNoRoute = "local_no_route", Monitor, Machine,
+        "This machine has no usable route to the address (none, or one of type prohibit, blackhole or unreachable): check ip route get, interfaces and addresses.";
+    /// The gateway of the monitor's machine is silent, or the link to it is down.
+    LocalGateway = "local_gateway", Monitor, Link,
+        "This machine's gateway does not answer or its link is down: check the cable or virtual interface, the gateway and its address (ip neigh, ip link).";
+    /// The resolver of the monitor's machine is absent, refuses, or answers nobody.
+    LocalResolver = "local_resolver", Monitor, Resolver,
+        "This machine's name servers are absent, refuse or answer nobody: check /etc/resolv.conf and the resolver it names.";
+    /// The clock of the monitor's machine was set while it ran, so that dates cannot be judged.
+    LocalClock = "local_clock", Monitor, Machine,
+        "This machine's clock was set while the exporter ran, and the certificate's dates hold by one time and not by the other: correct the clock (NTP); if it is right now, restart the exporter.";
     /// The monitor lacks descriptors, ports, memory or permission.
-    LocalResources = "local_resources", Monitor,
+    LocalResources = "local_resources", Monitor, Machine,
         "This machine is out of descriptors, ports, memory or permission: raise its limits or lower the load.";
     /// The monitor slept past the deadline.
-    LocalStall = "local_stall", Monitor,
-        "The exporter was stopped or starved past the deadline: give its machine more CPU.";
+    LocalStall = "local_stall", Monitor, Machine,
+        "The exporter was stopped or starved during the probe, so that silence proves nothing: give its machine more CPU.";
     /// Every canary fails: the monitor is cut off.
-    LocalIsolated = "local_isolated", Monitor,
+    LocalIsolated = "local_isolated", Monitor, Link,
         "Every canary fails: this region is cut off from the network.";
     /// The module cannot be carried out here: a file or an address of its configuration is missing.
-    LocalConfig = "local_config", Monitor,
+    LocalConfig = "local_config", Monitor, Machine,
         "The module cannot be carried out on this machine: check its certificate files and source address.";
     /// The access rules of the exporter refuse this target.
-    LocalDenied = "local_denied", Monitor,
+    LocalDenied = "local_denied", Monitor, Machine,
         "The exporter's access rules refuse this address: allow it under access, or remove the monitor.";
 }
 
@@ -300,7 +362,8 @@ impl PhaseTimes {
 /// What the kernel knows of the TCP handshake (`TCP_INFO`, tcp(7)).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct KernelView {
-    /// Round trip of the handshake. After a retransmitted SYN it has millisecond grain.
+    /// Round trip of the handshake; `None` after a retransmission, when the kernel timed something
+    /// else.
     pub rtt: Option<Duration>,
     /// SYNs sent again; on a connect that timed out, those that nobody answered.
     pub syn_retransmits: u32,
@@ -316,6 +379,8 @@ pub struct TlsDetails {
     /// Latest, over the verified chains, of each chain's earliest `notAfter`, Unix seconds;
     /// `None` when nothing was verified.
     pub last_chain_expiry: Option<i64>,
+    /// `notBefore` and `notAfter` between which all certificates sent are valid, Unix seconds.
+    pub validity: Option<(i64, i64)>,
     /// The leaf certificate.
     pub leaf: Option<LeafCertificate>,
 }
@@ -359,6 +424,10 @@ pub struct ProbeResult {
     pub outcome: Outcome,
     /// From start to answer, polite close excluded.
     pub duration: Duration,
+    /// The part of that in which this process did not run.
+    pub slept: Duration,
+    /// Whether the outcome would be another one if this machine turned out to see nobody.
+    pub rests_on_sight: bool,
     /// The timeout in force.
     pub timeout: Duration,
     /// Times of the completed phases.
@@ -388,6 +457,8 @@ impl ProbeResult {
         Self {
             outcome,
             duration: Duration::ZERO,
+            slept: Duration::ZERO,
+            rests_on_sight: false,
             timeout,
             phases: PhaseTimes { resolve: None, connect: None, tls: None, dialogue: None },
             peer: None,

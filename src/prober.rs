@@ -7,18 +7,23 @@
 //! └──────────────── one deadline ───────────────────────┘   not waited for
 //! ```
 //!
+//! What happened is [`Evidence`]; whose fault it was is for [`diagnosis`] to say.
+//!
 //! Nothing here remembers a target: what a [`Prober`] holds are caches of files and names.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::access::{Access, AccessDenied};
-use crate::address::{Address, Host};
+use crate::address::Address;
+use crate::diagnosis::{self, Diagnosis};
+use crate::evidence::{Event, Evidence, Sleep, Transfer};
+use crate::machine::Machine;
 use crate::module::{ExpectConnect, Module};
-use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
-use crate::prober::connect::Connection;
+use crate::outcome::{Outcome, Phase, ProbeResult};
+use crate::prober::connect::{Connected, Failed};
 use crate::prober::deadline::Deadline;
-use crate::prober::dialogue::{Context, Wire};
+use crate::prober::dialogue::{Connection, Context};
 use crate::prober::journal::{Journal, Level};
 use crate::prober::linger::Linger;
 use crate::prober::resolve::Resolvers;
@@ -34,6 +39,7 @@ mod resolve;
 mod route;
 mod sockets;
 mod stamp;
+mod stream;
 mod tls;
 
 /// What to probe and how.
@@ -58,21 +64,44 @@ pub struct Prober {
     tls: TlsClient,
     linger: Linger,
     listeners: Box<[SocketAddr]>,
+    machine: Machine,
 }
 
 /// Why a phase did not complete.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct ProbeError {
-    reason: Reason,
+    event: Event,
     errno: Option<i32>,
     /// One line of printable text.
     detail: String,
 }
 
 impl ProbeError {
-    fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, errno: None, detail: detail.into() }
+    fn new(event: Event, detail: impl Into<String>) -> Self {
+        Self { event, errno: None, detail: detail.into() }
     }
+}
+
+/// How a probe ended, if not by doing all that it should.
+#[derive(Debug)]
+struct Ending {
+    phase: Phase,
+    error: ProbeError,
+    transfer: Option<Transfer>,
+}
+
+impl Ending {
+    fn new(phase: Phase, error: ProbeError) -> Self {
+        Self { phase, error, transfer: None }
+    }
+}
+
+/// When a probe began.
+#[derive(Clone, Copy, Debug)]
+struct Begin {
+    deadline: Deadline,
+    /// All sleep of this process before.
+    sleep: Sleep,
 }
 
 impl Prober {
@@ -83,10 +112,11 @@ impl Prober {
         Self { listeners, linger: Linger::with_limit(lingering), ..Self::default() }
     }
 
-    /// Closes in the background, for ever, what ended probes left half-closed for their peers to
-    /// close too. Where nobody calls this, the next probes do it.
-    pub async fn run_linger(&self) {
-        self.linger.run().await;
+    /// Does for ever what probes need beside them, on the runtime that carries them out: measures
+    /// whether it runs, and closes what ended probes left half-closed for their peers to close
+    /// too.
+    pub async fn run_beside(&self) {
+        tokio::join!(self.machine.heartbeat.run(), self.linger.run());
     }
 
     /// Waits, a quarter of a second at most, until every connection is closed on both sides.
@@ -96,8 +126,8 @@ impl Prober {
 
     /// Whether a connection to `peer` would come back to this process.
     fn is_listener(&self, peer: SocketAddr) -> bool {
-        let same_port = self.listeners.iter().filter(|it| it.port() == peer.port());
-        same_port.map(|it| it.ip().to_canonical()).any(|own| {
+        let same_port = self.listeners.iter().filter(|own| own.port() == peer.port());
+        same_port.map(|own| own.ip().to_canonical()).any(|own| {
             own == peer.ip()
                 || ((own.is_unspecified() || peer.ip().is_unspecified())
                     && (peer.ip().is_unspecified() || route::stays_here(peer.ip())))
@@ -111,26 +141,31 @@ impl Prober {
         if self.is_listener(peer) { probe.access.judge_own(module, host, peer) } else { Ok(()) }
     }
 
+    fn begin(&self, timeout: Duration) -> Begin {
+        let deadline = Deadline::begin(timeout);
+        Begin { deadline, sleep: self.machine.heartbeat.until(deadline.start) }
+    }
+
     /// Probes the first address of the target.
     pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> ProbeResult {
-        let deadline = Deadline::begin(probe.timeout);
+        let begin = self.begin(probe.timeout);
         let mut result = ProbeResult::new(Outcome::Success, probe.timeout);
         let Address { host, port } = probe.address;
         if let Err(denial) = probe.access.judge_unresolved(&probe.module.name, host, *port) {
-            deny(&mut result, denial, journal);
-            result.duration = deadline.start.elapsed();
+            let ending = denied(&mut result, denial);
+            self.conclude(begin, &probe, &mut result, &ending, journal);
             return result;
         }
-        match self.first_address(&probe, deadline, journal).await {
+        match self.first_address(&probe, begin.deadline, journal).await {
             Ok(peer) => {
                 let literal = probe.address.host.ip().is_some();
-                result.phases.resolve =
-                    Some(if literal { Duration::ZERO } else { deadline.start.elapsed() });
-                self.run(peer, &probe, deadline, &mut result, journal).await;
+                let took = if literal { Duration::ZERO } else { begin.deadline.start.elapsed() };
+                result.phases.resolve = Some(took);
+                self.run(peer, &probe, begin, &mut result, journal).await;
             }
             Err(error) => {
-                conclude(&mut result, &error, Phase::Resolve, journal);
-                result.duration = deadline.start.elapsed();
+                let ending = Ending::new(Phase::Resolve, error);
+                self.conclude(begin, &probe, &mut result, &ending, journal);
             }
         }
         result
@@ -143,28 +178,26 @@ impl Prober {
         probe: Probe<'_>,
         journal: &mut Journal,
     ) -> ProbeResult {
-        let deadline = Deadline::begin(probe.timeout);
+        let begin = self.begin(probe.timeout);
         let mut result = ProbeResult::new(Outcome::Success, probe.timeout);
         result.phases.resolve = Some(Duration::ZERO);
-        self.run(peer, &probe, deadline, &mut result, journal).await;
+        self.run(peer, &probe, begin, &mut result, journal).await;
         result
     }
 
-    /// Every address of a host that the module may use, the preferred family first.
+    /// Every address of a probe's host that its module may use, the preferred family first.
     ///
     /// # Errors
-    /// The reason, and the cause in one line.
-    pub async fn addresses(
-        &self,
-        host: &Host,
-        module: &Module,
-        timeout: Duration,
-    ) -> Result<Vec<IpAddr>, (Reason, String)> {
-        let deadline = Deadline::begin(timeout);
-        self.resolvers
-            .all(host, module, deadline)
-            .await
-            .map_err(|error| (error.reason, error.detail))
+    /// The result of the probe that ends here.
+    pub async fn addresses(&self, probe: &Probe<'_>) -> Result<Vec<IpAddr>, Box<ProbeResult>> {
+        let begin = self.begin(probe.timeout);
+        let all = self.resolvers.all(&probe.address.host, probe.module, begin.deadline);
+        all.await.map_err(|error| {
+            let mut result = Box::new(ProbeResult::new(Outcome::Success, probe.timeout));
+            let ending = Ending::new(Phase::Resolve, error);
+            self.conclude(begin, probe, &mut result, &ending, &mut Journal::off());
+            result
+        })
     }
 
     /// The address to probe.
@@ -175,7 +208,7 @@ impl Prober {
         journal: &mut Journal,
     ) -> Result<SocketAddr, ProbeError> {
         if probe.timeout.is_zero() {
-            return Err(ProbeError::new(Reason::Timeout, "the timeout is zero"));
+            return Err(ProbeError::new(Event::Silence, "the timeout is zero"));
         }
         let Address { host, port } = probe.address;
         let ip = match host.literal() {
@@ -199,18 +232,21 @@ impl Prober {
         &self,
         peer: SocketAddr,
         probe: &Probe<'_>,
-        deadline: Deadline,
+        begin: Begin,
         result: &mut ProbeResult,
         journal: &mut Journal,
     ) {
-        let wire = match resolve::scoped(peer, &probe.address.host) {
-            Ok(peer) => self.reach(peer, probe, deadline, result, journal).await,
-            Err(error) => {
-                conclude(result, &error, Phase::Resolve, journal);
-                None
-            }
+        let (connection, ending) = match resolve::scoped(peer, &probe.address.host) {
+            Ok(peer) => self.reach(peer, probe, begin.deadline, result, journal).await,
+            Err(error) => (None, Some(Ending::new(Phase::Resolve, error))),
         };
-        result.duration = deadline.start.elapsed();
+        if let Some(ending) = ending {
+            self.conclude(begin, probe, result, &ending, journal);
+        } else {
+            let now = Instant::now();
+            result.duration = now.saturating_duration_since(begin.deadline.start);
+            result.slept = self.slept(begin, now).all;
+        }
         // A good probe leaves nothing to read at the usual level.
         let level = if result.outcome.is_success() { Level::Debug } else { Level::Info };
         journal.note(level, || {
@@ -222,12 +258,12 @@ impl Prober {
                 }
             }
         });
-        if let Some(wire) = wire {
-            wire.close(probe.module.close, &self.linger).await;
+        if let Some(connection) = connection {
+            connection.close(probe.module.close, &self.linger).await;
         }
     }
 
-    /// Judges, connects and talks. Returns what is still open.
+    /// Judges, connects and talks. Returns what is still open, and how it ended unless well.
     async fn reach(
         &self,
         peer: SocketAddr,
@@ -235,79 +271,109 @@ impl Prober {
         deadline: Deadline,
         result: &mut ProbeResult,
         journal: &mut Journal,
-    ) -> Option<Wire> {
+    ) -> (Option<Connection>, Option<Ending>) {
         let module = probe.module;
         result.peer = Some(peer);
         if let Err(denial) = self.judge(probe, peer) {
-            deny(result, denial, journal);
-            return None;
+            return (None, Some(denied(result, denial)));
         }
         let source = match source(module, peer) {
             Ok(source) => source,
-            Err(error) => {
-                conclude(result, &error, Phase::Connect, journal);
-                return None;
-            }
+            Err(error) => return (None, Some(Ending::new(Phase::Connect, error))),
         };
         journal.note(Level::Debug, || match source {
             Some(source) => format!("connecting to {peer} from {source}"),
             None => format!("connecting to {peer}"),
         });
         let begun = Instant::now();
-        match connect::connect(peer, source, deadline).await {
-            Ok(Connection { link, kernel }) => {
-                result.phases.connect = Some(begun.elapsed());
+        let Connected { socket, kernel } = match connect::connect(peer, source, deadline).await {
+            Ok(connected) => connected,
+            Err(Failed { error, kernel, transfer }) => {
                 result.kernel = kernel;
-                journal.note(Level::Debug, || {
-                    let took = begun.elapsed();
-                    match kernel.and_then(|it| it.rtt) {
-                        Some(rtt) => format!("connected after {took:?}, round trip {rtt:?}"),
-                        None => format!("connected after {took:?}"),
-                    }
-                });
-                let mut wire = Wire::new(link);
-                if module.expect_connect != ExpectConnect::Open {
-                    let detail = format!(
-                        "the port is open, the module expects it {}",
-                        module.expect_connect.as_str()
-                    );
-                    let error = ProbeError::new(Reason::UnexpectedlyOpen, detail);
-                    conclude(result, &error, Phase::Connect, journal);
-                } else if !module.is_connect_only() {
-                    let context = Context { probe, tls: &self.tls, deadline };
-                    // Boxed: see above.
-                    let talk = Box::pin(dialogue::talk(&mut wire, context, result, journal));
-                    if let Err((error, phase)) = talk.await {
-                        conclude(result, &error, phase, journal);
-                    }
-                }
-                Some(wire)
+                return (None, Some(Ending { phase: Phase::Connect, error, transfer }));
             }
-            Err(failed) => {
-                result.kernel = failed.kernel;
-                result.icmp = failed.icmp;
-                result.errno = failed.error.errno;
-                if is_expected(module.expect_connect, failed.error.reason) {
-                    let detail = failed.error.detail;
-                    journal.note(Level::Debug, || format!("not open, as expected: {detail}"));
-                } else {
-                    conclude(result, &failed.error, Phase::Connect, journal);
-                }
-                None
+        };
+        result.phases.connect = Some(begun.elapsed());
+        result.kernel = kernel;
+        journal.note(Level::Debug, || {
+            let took = begun.elapsed();
+            match kernel.and_then(|kernel| kernel.rtt) {
+                Some(rtt) => format!("connected after {took:?}, round trip {rtt:?}"),
+                None => format!("connected after {took:?}"),
             }
+        });
+        let mut connection = Connection::new(socket);
+        if module.expect_connect != ExpectConnect::Open {
+            let expected = module.expect_connect.as_str();
+            let detail = format!("the port is open, the module expects it {expected}");
+            let error = ProbeError::new(Event::Connected, detail);
+            return (Some(connection), Some(Ending::new(Phase::Connect, error)));
+        }
+        if module.is_connect_only() {
+            return (Some(connection), None);
+        }
+        let context = Context { probe, tls: &self.tls, deadline };
+        // Boxed: see above.
+        let talk = Box::pin(dialogue::talk(&mut connection, context, result, journal));
+        let Err((mut error, phase)) = talk.await else { return (Some(connection), None) };
+        if let Some(hint) = connection.hint() {
+            error.detail = format!("{}; an ICMP error came meanwhile: {hint}", error.detail);
+        }
+        let transfer = connection.transfer();
+        (Some(connection), Some(Ending { phase, error, transfer }))
+    }
+
+    /// How long this process slept since a probe began.
+    fn slept(&self, begin: Begin, now: Instant) -> Sleep {
+        let until = self.machine.heartbeat.until(now);
+        Sleep {
+            long: until.long.saturating_sub(begin.sleep.long),
+            all: until.all.saturating_sub(begin.sleep.all),
         }
     }
-}
 
-/// Whether a connect that failed did what the module wants.
-fn is_expected(expected: ExpectConnect, reason: Reason) -> bool {
-    let refused = matches!(reason, Reason::Refused | Reason::Rejected | Reason::Prohibited);
-    match expected {
-        ExpectConnect::Open => false,
-        ExpectConnect::Refused => refused,
-        ExpectConnect::Timeout => reason == Reason::Timeout,
-        // What the monitor could not see is not known to be closed.
-        ExpectConnect::Closed => !Outcome::because(reason, Phase::Connect).is_inconclusive(),
+    /// Has an ending judged, and writes that into the result and the journal.
+    fn conclude(
+        &self,
+        begin: Begin,
+        probe: &Probe<'_>,
+        result: &mut ProbeResult,
+        ending: &Ending,
+        journal: &mut Journal,
+    ) {
+        let now = Instant::now();
+        let Ending { phase, error, transfer } = ending;
+        result.duration = now.saturating_duration_since(begin.deadline.start);
+        let sleep = self.slept(begin, now);
+        let resolve = result.phases.resolve.unwrap_or_default();
+        let seen = Evidence {
+            phase: *phase,
+            event: error.event,
+            expect: probe.module.expect_connect,
+            peer: result.peer.map(|peer| peer.ip()),
+            connect: result.duration.saturating_sub(resolve),
+            validity: result.tls.as_ref().and_then(|tls| tls.validity),
+            transfer: *transfer,
+            timeout: probe.timeout,
+            resolve,
+            sleep,
+        };
+        let ours = self.machine.circumstances(&seen, result.peer);
+        let Diagnosis { outcome, rests_on_sight } = diagnosis::diagnose(&seen, &ours);
+        result.slept = sleep.all;
+        result.outcome = outcome;
+        result.rests_on_sight = rests_on_sight;
+        result.errno = error.errno;
+        if let Event::Icmp(icmp) = error.event {
+            result.icmp = Some(icmp);
+        }
+        let detail = &error.detail;
+        if outcome.is_success() {
+            journal.note(Level::Debug, || format!("not open, as expected: {detail}"));
+        } else {
+            journal.note(Level::Warn, || format!("{phase}: {detail}"));
+            result.detail = Some(journal::printable(detail).into());
+        }
     }
 }
 
@@ -316,43 +382,21 @@ fn source(module: &Module, peer: SocketAddr) -> Result<Option<IpAddr>, ProbeErro
     let Some(text) = &module.source_address else { return Ok(None) };
     let source: IpAddr = text.parse().map_err(|_| {
         let text = text.escape_debug();
-        ProbeError::new(Reason::LocalConfig, format!("source_ip_address `{text}` is no IP address"))
+        ProbeError::new(
+            Event::Misconfigured,
+            format!("source_ip_address `{text}` is no IP address"),
+        )
     })?;
     if source.is_ipv4() != peer.is_ipv4() {
         let detail = format!("source_ip_address {source} and {peer} differ in IP version");
-        return Err(ProbeError::new(Reason::LocalConfig, detail));
+        return Err(ProbeError::new(Event::Misconfigured, detail));
     }
     Ok(Some(source))
 }
 
-/// Writes a denial into the result and the journal.
-fn deny(result: &mut ProbeResult, denial: AccessDenied, journal: &mut Journal) {
+/// A denial.
+fn denied(result: &mut ProbeResult, denial: AccessDenied) -> Ending {
     let detail = format!("denied by the access rule `{}`", denial.rule);
     result.denied_by = Some(denial.rule);
-    conclude(result, &ProbeError::new(Reason::LocalDenied, detail), Phase::Resolve, journal);
-}
-
-/// Writes an error into the result and the journal.
-fn conclude(result: &mut ProbeResult, error: &ProbeError, phase: Phase, journal: &mut Journal) {
-    result.outcome = Outcome::because(error.reason, phase);
-    result.errno = error.errno;
-    journal.note(Level::Warn, || format!("{phase}: {}", error.detail));
-    result.detail = Some(journal::printable(&error.detail).into());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_monitor_could_not_see_is_not_known_to_be_closed() {
-        assert!(is_expected(ExpectConnect::Closed, Reason::Timeout));
-        assert!(is_expected(ExpectConnect::Closed, Reason::Refused));
-        assert!(!is_expected(ExpectConnect::Closed, Reason::LocalResources));
-        assert!(!is_expected(ExpectConnect::Refused, Reason::Timeout));
-        assert!(is_expected(ExpectConnect::Refused, Reason::Rejected));
-        assert!(!is_expected(ExpectConnect::Timeout, Reason::LocalStall));
-        assert!(is_expected(ExpectConnect::Timeout, Reason::Timeout));
-        assert!(!is_expected(ExpectConnect::Open, Reason::Refused));
-    }
+    Ending::new(Phase::Resolve, ProbeError::new(Event::Denied, detail))
 }

@@ -51,7 +51,7 @@ impl Schedule {
         let thread = thread::Builder::new().name("schedule".to_owned()).spawn(move || {
             let network = Arc::new(Network::new(Arc::clone(&prober), canaries));
             // Tasks, since the future that a runtime blocks on wakes itself through the kernel.
-            runtime.spawn(async move { prober.run_linger().await });
+            runtime.spawn(async move { prober.run_beside().await });
             runtime.spawn(feed.run(first, stopped));
             let running = runtime.spawn(scheduler::run(store, telemetry, network, limit, planned));
             // It ends by itself, or by a panic that has been told.

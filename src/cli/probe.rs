@@ -14,9 +14,11 @@ use crate::access::Access;
 use crate::address::{self, Address};
 use crate::cli::report::{self, Colour, Statistics};
 use crate::config::{Config, ModuleEntry};
+use crate::diagnosis::outcome_of;
+use crate::evidence::Event;
 use crate::limits::Limits;
 use crate::module::Module;
-use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
+use crate::outcome::{Phase, ProbeResult};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 
@@ -146,7 +148,7 @@ struct Session<'a> {
     module: Arc<Module>,
     timeout: Duration,
     items: Vec<Item>,
-    prober: Prober,
+    prober: Arc<Prober>,
     access: Access,
     colour: Colour,
     width: usize,
@@ -186,7 +188,7 @@ fn prepare(words: &Words) -> Result<Session<'_>, String> {
         timeout: words.timeout.or(module.timeout).unwrap_or(DEFAULT_TIMEOUT),
         width: items.iter().map(|item| item.name.chars().count()).max().unwrap_or_default(),
         colour: if io::stdout().is_terminal() { Colour::On } else { Colour::Off },
-        prober: Prober::default(),
+        prober: Arc::default(),
         access: Access::unrestricted(),
         module,
         items,
@@ -202,13 +204,15 @@ impl Session<'_> {
             .enable_all()
             .build()
             .map_err(|err| format!("cannot start the runtime: {err}"))?;
+        let prober = Arc::clone(&self.prober);
         let ended = runtime.block_on(async {
             let ended = tokio::select! {
                 ended = self.rounds(at_once) => ended,
+                () = prober.run_beside() => Ok(()),
                 // Interrupted by the user, who wants to see what there is.
                 _ = tokio::signal::ctrl_c() => Ok(()),
             };
-            self.prober.drain().await;
+            prober.drain().await;
             ended
         });
         runtime.shutdown_background();
@@ -292,9 +296,7 @@ async fn probe(
             let probe = Probe { address, module, hostname: None, timeout, access };
             prober.probe(probe, &mut Journal::off()).await
         }
-        Err(_) => {
-            ProbeResult::new(Outcome::because(Reason::InvalidTarget, Phase::Resolve), timeout)
-        }
+        Err(_) => ProbeResult::new(outcome_of(Event::InvalidTarget, Phase::Resolve), timeout),
     }
 }
 

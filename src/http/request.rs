@@ -8,8 +8,10 @@ use hyper::StatusCode;
 
 use crate::address::Address;
 use crate::config::{Config, ModuleEntry};
+use crate::diagnosis::outcome_of;
+use crate::evidence::Event;
 use crate::module::Module;
-use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
+use crate::outcome::{Phase, ProbeResult};
 use crate::prober::journal::{Journal, Level};
 
 /// The module of a request that names none.
@@ -170,7 +172,7 @@ impl ProbeRequest {
 /// What a probe of text that is no address finds.
 #[must_use]
 pub fn invalid_target(error: &str, timeout: Duration, journal: &mut Journal) -> ProbeResult {
-    let outcome = Outcome::because(Reason::InvalidTarget, Phase::Resolve);
+    let outcome = outcome_of(Event::InvalidTarget, Phase::Resolve);
     journal.note(Level::Warn, || format!("resolve: {error}"));
     ProbeResult { detail: Some(error.into()), ..ProbeResult::new(outcome, timeout) }
 }

@@ -5,24 +5,22 @@
 //! the time, [`MAX_HELD`] and [`MAX_RECEIVED`] bound the memory and the work.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use regex::bytes::Captures;
-use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
 
+use crate::evidence::{Event, Transfer};
 use crate::module::pattern::Pattern;
 use crate::module::template::Template;
 use crate::module::{Close, Expect, Send, Step};
-use crate::outcome::{DialogueDetails, Phase, ProbeResult, Reason};
-use crate::prober::connect::{self, Link};
+use crate::outcome::{DialogueDetails, Phase, ProbeResult};
+use crate::prober::connect::{self, ConnectedSocket};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::journal::{self, Journal, Level};
 use crate::prober::linger::Linger;
+use crate::prober::stream::{Stream, TcpBytes};
 use crate::prober::tls::{self, TlsClient};
 use crate::prober::{Probe, ProbeError};
 
@@ -47,7 +45,7 @@ pub(super) struct Context<'a> {
 
 /// An open connection and what came over it but was not consumed.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Connection {
     stream: Stream,
     buffer: Vec<u8>,
     /// How much of the buffer is consumed. A cursor, since taking short lines off the front one
@@ -57,16 +55,6 @@ pub(super) struct Wire {
     received: usize,
     /// The peer has closed its side.
     ended: bool,
-}
-
-#[derive(Debug)]
-enum Stream {
-    /// Not watched by the event queue yet.
-    Bare(Socket),
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    /// Given away for good: a TLS handshake did not come to an end.
-    Gone,
 }
 
 /// What reading more brought.
@@ -80,15 +68,15 @@ enum More {
 /// # Errors
 /// The first thing that went wrong, and in which phase.
 pub(super) async fn talk(
-    wire: &mut Wire,
+    connection: &mut Connection,
     context: Context<'_>,
     result: &mut ProbeResult,
     journal: &mut Journal,
 ) -> Result<(), (ProbeError, Phase)> {
     let module = context.probe.module;
-    wire.watch().map_err(|it| (it, Phase::Connect))?;
+    connection.watch().map_err(|it| (it, Phase::Connect))?;
     if module.tls {
-        wire.secure(context, result, journal).await.map_err(|it| (it, Phase::Tls))?;
+        connection.secure(context, result, journal).await.map_err(|it| (it, Phase::Tls))?;
     }
     let begun = Instant::now();
     let tls_before = result.phases.tls.unwrap_or_default();
@@ -96,7 +84,7 @@ pub(super) async fn talk(
     let mut ended = Ok(());
     for (index, step) in module.query_response.iter().enumerate() {
         journal.note(Level::Debug, || format!("step {index}"));
-        ended = wire.step(step, context, result, &mut dialogue, journal).await;
+        ended = connection.step(step, context, result, &mut dialogue, journal).await;
         if ended.is_err() {
             dialogue.step = Some(index);
             break;
@@ -104,10 +92,10 @@ pub(super) async fn talk(
     }
     if let (Ok(()), Some(hold)) = (&ended, module.hold) {
         journal.note(Level::Debug, || format!("holding the connection for {hold:?}"));
-        ended = wire.hold(hold, context.deadline).await.map_err(|it| (it, Phase::Dialogue));
+        ended = connection.hold(hold, context.deadline).await.map_err(|it| (it, Phase::Dialogue));
     }
     result.dialogue = Some(Box::new(dialogue));
-    ended.map_err(|(error, phase)| (unless_late(error, context.deadline), phase))?;
+    ended?;
     if !module.query_response.is_empty() || module.hold.is_some() {
         let tls = result.phases.tls.unwrap_or_default().saturating_sub(tls_before);
         result.phases.dialogue = Some(begun.elapsed().saturating_sub(tls));
@@ -115,21 +103,12 @@ pub(super) async fn talk(
     Ok(())
 }
 
-/// A peer that hung up on us while we slept past the deadline has done nothing wrong.
-fn unless_late(error: ProbeError, deadline: Deadline) -> ProbeError {
-    if matches!(error.reason, Reason::ClosedEarly | Reason::Reset) && deadline.is_stalled() {
-        let detail = format!("this process slept past the deadline; {}", error.detail);
-        return ProbeError { reason: Reason::LocalStall, detail, ..error };
-    }
-    error
-}
-
-impl Wire {
+impl Connection {
     /// A connection over which nothing came yet.
-    pub(super) fn new(link: Link) -> Self {
-        let stream = match link {
-            Link::Bare(socket) => Stream::Bare(socket),
-            Link::Watched(stream) => Stream::Plain(stream),
+    pub(super) fn new(socket: ConnectedSocket) -> Self {
+        let stream = match socket {
+            ConnectedSocket::Bare(socket) => Stream::Bare(socket),
+            ConnectedSocket::Watched(stream) => Stream::Plain(TcpBytes::new(stream)),
         };
         Self { stream, buffer: Vec::new(), consumed: 0, received: 0, ended: false }
     }
@@ -137,10 +116,20 @@ impl Wire {
     /// Has the connection watched, if it is not yet.
     fn watch(&mut self) -> Result<(), ProbeError> {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
-            Stream::Bare(socket) => Stream::Plain(connect::watch(socket)?),
+            Stream::Bare(socket) => Stream::Plain(TcpBytes::new(connect::watch(socket)?)),
             other => other,
         };
         Ok(())
+    }
+
+    /// What became of what was sent, by the kernel.
+    pub(super) fn transfer(&self) -> Option<Transfer> {
+        self.stream.transfer()
+    }
+
+    /// The last ICMP error that came for what was sent.
+    pub(super) fn hint(&self) -> Option<io::Error> {
+        self.stream.hint()
     }
 
     /// What came and is not consumed.
@@ -171,7 +160,7 @@ impl Wire {
         journal: &mut Journal,
     ) -> Result<(), ProbeError> {
         let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
-            return Err(ProbeError::new(Reason::LocalConfig, "TLS is begun twice"));
+            return Err(ProbeError::new(Event::Misconfigured, "TLS is begun twice"));
         };
         self.forget();
         let begun = Instant::now();
@@ -182,7 +171,7 @@ impl Wire {
             Ok(secured) => secured,
             Err(refused) => {
                 self.stream = refused.stream.map_or(Stream::Gone, Stream::Plain);
-                return Err(unless_late(refused.error, deadline));
+                return Err(refused.error);
             }
         };
         self.stream = Stream::Tls(Box::new(secured.stream));
@@ -276,7 +265,7 @@ impl Wire {
                 if reject.is_some_and(|it| it.for_line(&line).is_match(&line)) {
                     dialogue.failed_due_to_regex = true;
                     let detail = format!("received `{shown}`, which the module rejects");
-                    return Err(ProbeError::new(Reason::ExpectRejected, detail));
+                    return Err(ProbeError::new(Event::Rejection, detail));
                 }
                 lines = lines.saturating_add(1);
                 last = shown;
@@ -305,7 +294,7 @@ impl Wire {
             Some(length) => (length, 1),
             None if held.len() >= MAX_HELD => {
                 let detail = format!("received {MAX_HELD} bytes without a line end");
-                return Err(ProbeError::new(Reason::ExpectMismatch, detail));
+                return Err(ProbeError::new(Event::Mismatch, detail));
             }
             None if self.ended && !held.is_empty() => (held.len(), 0),
             None => return Ok(None),
@@ -337,12 +326,12 @@ impl Wire {
             if reject.is_some_and(|it| it.for_bytes().is_match(self.held())) {
                 dialogue.failed_due_to_regex = true;
                 let detail = format!("received `{shown}`, which the module rejects");
-                return Err(ProbeError::new(Reason::ExpectRejected, detail));
+                return Err(ProbeError::new(Event::Rejection, detail));
             }
             if self.held().len() >= MAX_HELD {
                 dialogue.failed_due_to_regex = true;
                 let detail = format!("received {MAX_HELD} bytes that do not match");
-                return Err(ProbeError::new(Reason::ExpectMismatch, detail));
+                return Err(ProbeError::new(Event::Mismatch, detail));
             }
             match self.more(deadline).await {
                 Ok(More::Bytes) => (),
@@ -372,7 +361,7 @@ impl Wire {
             if held != &wanted[..held.len()] {
                 dialogue.failed_due_to_bytes = true;
                 let detail = format!("received `{shown}`, expected `{}`", journal::shown(wanted));
-                return Err(ProbeError::new(Reason::ExpectMismatch, detail));
+                return Err(ProbeError::new(Event::Mismatch, detail));
             }
             if held.len() == wanted.len() {
                 self.consume(wanted.len());
@@ -398,7 +387,7 @@ impl Wire {
         }
         if self.received >= MAX_RECEIVED {
             let detail = format!("received {MAX_RECEIVED} bytes without an end");
-            return Err(ProbeError::new(Reason::ExpectMismatch, detail));
+            return Err(ProbeError::new(Event::Mismatch, detail));
         }
         self.buffer.drain(..self.consumed);
         self.consumed = 0;
@@ -446,7 +435,7 @@ impl Wire {
                 Ok(More::Bytes) => (),
                 Ok(More::End) => {
                     let detail = format!("the peer closed the connection within {hold:?}");
-                    return Err(ProbeError::new(Reason::ClosedEarly, detail));
+                    return Err(ProbeError::new(Event::Closed, detail));
                 }
                 Err(error) if is_silence(&error) => return Ok(()),
                 Err(error) => return Err(error),
@@ -458,12 +447,12 @@ impl Wire {
     pub(super) async fn close(self, close: Close, linger: &Linger) {
         let socket = match self.stream {
             Stream::Bare(socket) => Ok(socket),
-            Stream::Plain(stream) => unwatched(stream),
+            Stream::Plain(stream) => stream.into_socket(),
             Stream::Tls(mut stream) => {
                 if close == Close::Fin && !says_goodbye(&mut stream).await {
                     return;
                 }
-                unwatched((*stream).into_inner().0)
+                (*stream).into_inner().0.into_socket()
             }
             Stream::Gone => return,
         };
@@ -480,13 +469,8 @@ impl Wire {
     }
 }
 
-/// Takes a connection from the event queue.
-fn unwatched(stream: TcpStream) -> io::Result<Socket> {
-    stream.into_std().map(Socket::from)
-}
-
 /// Ends TLS. False if the peer does not even take that.
-async fn says_goodbye(stream: &mut TlsStream<TcpStream>) -> bool {
+async fn says_goodbye(stream: &mut TlsStream<TcpBytes>) -> bool {
     tokio::time::timeout(GOODBYE, stream.shutdown()).await.is_ok()
 }
 
@@ -543,10 +527,10 @@ fn ended(expected: &str, said_something: bool, last: &str) -> ProbeError {
     if said_something {
         let detail =
             format!("the peer closed the connection without `{expected}`, its last was `{last}`");
-        ProbeError::new(Reason::ExpectMismatch, detail)
+        ProbeError::new(Event::ClosedAfterWords, detail)
     } else {
         let detail = format!("the peer closed the connection before `{expected}`");
-        ProbeError::new(Reason::ClosedEarly, detail)
+        ProbeError::new(Event::Closed, detail)
     }
 }
 
@@ -555,26 +539,21 @@ fn broken(err: &io::Error) -> ProbeError {
     if let Some(err) = err.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
         return tls::explained(err);
     }
-    let reason = match err.raw_os_error() {
-        Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Reason::Reset,
-        Some(libc::ENOBUFS | libc::ENOMEM) => Reason::LocalResources,
-        _ => Reason::NetworkError,
-    };
-    ProbeError { reason, errno: err.raw_os_error(), detail: err.to_string() }
+    connect::broken(err)
 }
 
 /// Nothing came until the end of a wait.
 fn late(Elapsed { stalled }: Elapsed, what: &str) -> ProbeError {
     if stalled {
         let detail = format!("this process slept past the deadline; {what}");
-        return ProbeError::new(Reason::LocalStall, detail);
+        return ProbeError::new(Event::Overslept, detail);
     }
-    ProbeError::new(Reason::ExpectTimeout, what)
+    ProbeError::new(Event::Silence, what)
 }
 
 /// Whether a wait found nothing, however long it took.
 const fn is_silence(error: &ProbeError) -> bool {
-    matches!(error.reason, Reason::ExpectTimeout | Reason::LocalStall)
+    matches!(error.event, Event::Silence | Event::Overslept)
 }
 
 /// What was awaited and what came.
@@ -587,57 +566,5 @@ fn waiting(what: &str, expected: &str, held: &[u8], last: &str) -> String {
         }
         (true, false) => format!("waiting for `{expected}`: {what}, its last was `{last}`"),
         (true, true) => format!("waiting for `{expected}`: {what}"),
-    }
-}
-
-// === impl Stream ===
-
-impl Stream {
-    fn gone<T>() -> Poll<io::Result<T>> {
-        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(task, buffer),
-            Self::Bare(_) | Self::Gone => Self::gone(),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(task, bytes),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(task, bytes),
-            Self::Bare(_) | Self::Gone => Self::gone(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(task),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(task),
-            Self::Bare(_) | Self::Gone => Self::gone(),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(task),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(task),
-            Self::Bare(_) | Self::Gone => Self::gone(),
-        }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, getsockopt, recvmsg};
 use nix::{cmsg_space, getsockopt_impl, sockopt_impl};
 
+use crate::evidence::Transfer;
 use crate::outcome::{IcmpError, KernelView};
 
 /// Entries of the error queue that are read; a SYN sent again may have brought several.
@@ -21,7 +22,7 @@ const SYN_SENT: u8 = 2;
 const SYN_RECV: u8 = 3;
 const CLOSE: u8 = 7;
 
-/// The beginning of `struct tcp_info`, which every kernel since 2.6 fills.
+/// The beginning of `struct tcp_info` (`linux/tcp.h`), which every kernel since 2.6 fills.
 ///
 /// A prefix, since the option fails on a type larger than the running kernel's.
 #[repr(C)]
@@ -29,11 +30,39 @@ const CLOSE: u8 = 7;
 #[expect(unreachable_pub, reason = "the option's type that the macro makes is `pub`")]
 pub struct TcpInfoPrefix {
     state: u8,
-    small: [u8; 7],
-    before_rtt: [u32; 15],
+    before_backoff: [u8; 3],
+    backoff: u8,
+    small: [u8; 3],
+    before_unacked: [u32; 4],
+    unacked: u32,
+    sacked: u32,
+    lost: u32,
+    retrans: u32,
+    before_rtt: [u32; 7],
     rtt: u32,
     after_rtt: [u32; 7],
     total_retrans: u32,
+}
+
+/// As much of it as Linux 5.4 and later fill.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[expect(unreachable_pub, reason = "the option's type that the macro makes is `pub`")]
+pub struct TcpInfoLong {
+    prefix: TcpInfoPrefix,
+    pacing_rates: [u64; 2],
+    bytes_acked: u64,
+    bytes_received: u64,
+    segments: [u32; 4],
+    data_segments: [u32; 2],
+    rates_and_times: [u64; 4],
+    delivered: [u32; 2],
+    bytes_sent: u64,
+    bytes_retrans: u64,
+    dsack_dups: u32,
+    reord_seen: u32,
+    rcv_ooopack: u32,
+    snd_wnd: u32,
 }
 
 sockopt_impl!(
@@ -45,6 +74,15 @@ sockopt_impl!(
     TcpInfoPrefix
 );
 
+sockopt_impl!(
+    /// `TCP_INFO` of a newer kernel.
+    TcpInfoOfNewKernels,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpInfoLong
+);
+
 impl TcpInfoPrefix {
     /// Whether the handshake succeeded and nothing has torn the connection down since.
     pub(super) const fn is_connected(&self) -> bool {
@@ -53,11 +91,47 @@ impl TcpInfoPrefix {
 
     /// The part that a result keeps.
     pub(super) fn view(&self) -> KernelView {
-        let measured = self.is_connected() && self.rtt > 0;
+        // After a segment was sent again the kernel has timed something else than a round trip.
+        let measured = self.is_connected() && self.rtt > 0 && self.total_retrans == 0;
         KernelView {
             rtt: measured.then(|| Duration::from_micros(self.rtt.into())),
             syn_retransmits: self.total_retrans,
         }
+    }
+
+    /// The part that a diagnosis looks at.
+    pub(super) fn transfer(&self) -> Transfer {
+        Transfer {
+            unacked: self.unacked,
+            resent_out: self.retrans,
+            resent: self.total_retrans,
+            backoff: self.backoff.into(),
+            ..Transfer::default()
+        }
+    }
+}
+
+/// What became of the data of a connection; `None` where the kernel does not tell.
+pub(super) fn transfer(socket: &impl AsFd) -> Option<Transfer> {
+    // A longer type than the kernel's would be refused by a panic of the library.
+    if !kernel_is_at_least(5, 4) {
+        return tcp_info(socket).map(|info| info.transfer());
+    }
+    let info = getsockopt(socket, TcpInfoOfNewKernels).ok()?;
+    Some(Transfer {
+        acknowledged: info.bytes_acked,
+        out_of_order: info.rcv_ooopack,
+        ..info.prefix.transfer()
+    })
+}
+
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(second))) => (first, second) >= (major, minor),
+        _ => false,
     }
 }
 
@@ -111,16 +185,4 @@ fn next_error(socket: &impl AsFd) -> Option<(i32, Option<IcmpError>)> {
         return Some((i32::try_from(error.ee_errno).ok()?, from_network.then_some(icmp)));
     }
     None
-}
-
-/// Whether an address belongs to this machine.
-pub(super) fn is_own(ip: IpAddr) -> bool {
-    if ip.is_loopback() {
-        return true;
-    }
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return false };
-    interfaces.filter_map(|it| it.address).any(|it| match ip {
-        IpAddr::V4(ip) => it.as_sockaddr_in().is_some_and(|own| own.ip() == ip),
-        IpAddr::V6(ip) => it.as_sockaddr_in6().is_some_and(|own| own.ip() == ip),
-    })
 }

@@ -23,8 +23,8 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::address::Host;
+use crate::evidence::{Event, Lookup};
 use crate::module::{Family, Module, Resolver};
-use crate::outcome::Reason;
 use crate::prober::ProbeError;
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::sockets::Sockets;
@@ -106,10 +106,13 @@ pub(super) fn scoped(peer: SocketAddr, host: &Host) -> Result<SocketAddr, ProbeE
     let mut peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     if let (SocketAddr::V6(peer), Host::Zoned(zoned)) = (&mut peer, host) {
         let zone = &zoned.1;
-        let index = zone
-            .parse()
-            .or_else(|_| nix::net::if_::if_nametoindex(&**zone))
-            .map_err(|_| ProbeError::new(Reason::LocalNoRoute, format!("no interface `{zone}`")))?;
+        let index =
+            zone.parse().or_else(|_| nix::net::if_::if_nametoindex(&**zone)).map_err(|_| {
+                ProbeError::new(
+                    Event::CallFailed(libc::ENETUNREACH),
+                    format!("no interface `{zone}`"),
+                )
+            })?;
         peer.set_scope_id(index);
     }
     Ok(peer)
@@ -166,7 +169,7 @@ impl Resolvers {
                 let dns = system
                     .dns
                     .as_ref()
-                    .map_err(|err| ProbeError::new(Reason::LocalConfig, err.clone()))?;
+                    .map_err(|err| ProbeError::new(Event::Misconfigured, err.clone()))?;
                 dns.lookup(name, module, deadline, all).await?
             }
             Resolver::Servers(servers) => {
@@ -240,7 +243,7 @@ impl Resolvers {
             .collect();
         let config = ResolverConfig::from_name_servers(name_servers);
         let dns = Dns::build(config, ResolverOpts::default())
-            .map_err(|err| ProbeError::new(Reason::LocalConfig, err))?;
+            .map_err(|err| ProbeError::new(Event::Misconfigured, err))?;
         known.insert(servers.to_vec(), dns.clone());
         Ok(dns)
     }
@@ -250,11 +253,11 @@ impl Resolvers {
     async fn getaddrinfo(&self, name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, ProbeError> {
         let busy = |_| {
             let detail = format!("{MAX_THREADS} lookups of the system's resolver are hanging");
-            ProbeError::new(Reason::LocalResources, detail)
+            ProbeError::new(Event::Exhausted, detail)
         };
         let Ok(permit) = deadline.cap(self.threads.clone().acquire_owned()).await.map_err(busy)?
         else {
-            return Err(ProbeError::new(Reason::LocalResources, "the resolver was closed"));
+            return Err(ProbeError::new(Event::Exhausted, "the resolver was closed"));
         };
         let (answer, answered) = oneshot::channel();
         let owned = name.to_owned();
@@ -268,14 +271,12 @@ impl Resolvers {
             })
             .map_err(|err| ProbeError {
                 errno: err.raw_os_error(),
-                ..ProbeError::new(Reason::LocalResources, format!("no thread: {err}"))
+                ..ProbeError::new(Event::Exhausted, format!("no thread: {err}"))
             })?;
         match deadline.cap(answered).await {
             Ok(Ok(Ok(found))) => Ok(distinct(found)),
             Ok(Ok(Err(err))) => Err(from_getaddrinfo(name, &err)),
-            Ok(Err(_)) => {
-                Err(ProbeError::new(Reason::LocalResources, "the resolver's thread died"))
-            }
+            Ok(Err(_)) => Err(ProbeError::new(Event::Exhausted, "the resolver's thread died")),
             Err(Elapsed { stalled }) => Err(too_late(name, stalled)),
         }
     }
@@ -313,8 +314,8 @@ impl Dns {
                 Ok(found) => return Ok(found),
                 Err(error) => {
                     let is_last = matches!(
-                        error.reason,
-                        Reason::DnsTimeout | Reason::LocalStall | Reason::LocalResources
+                        error.event,
+                        Event::Lookup(Lookup::Unanswered) | Event::Overslept | Event::Exhausted
                     );
                     worst = Some(worse(worst, error));
                     if is_last {
@@ -330,7 +331,10 @@ impl Dns {
     fn completions(&self, name: &str) -> Result<Vec<Name>, ProbeError> {
         // `from_ascii`, since names of containers have underscores.
         let mut bare = Name::from_ascii(name).map_err(|err| {
-            ProbeError::new(Reason::DnsNxdomain, format!("`{name}` cannot be a name: {err}"))
+            ProbeError::new(
+                Event::Lookup(Lookup::NoSuchName),
+                format!("`{name}` cannot be a name: {err}"),
+            )
         })?;
         if bare.is_fqdn() {
             return Ok(vec![bare]);
@@ -413,7 +417,7 @@ impl Dns {
             .collect();
         if found.is_empty() {
             let detail = format!("`{name}` has no {kind} record");
-            return Err(ProbeError::new(Reason::DnsNoAddress, detail));
+            return Err(ProbeError::new(Event::Lookup(Lookup::NoAddress), detail));
         }
         Ok(found)
     }
@@ -437,11 +441,11 @@ fn both(
 /// Of two troubles the one that says more: our own first, since then nothing is known; then
 /// silence and errors, since the name may yet exist; then a name without addresses.
 fn worse(old: Option<ProbeError>, new: ProbeError) -> ProbeError {
-    let weight = |it: &ProbeError| match it.reason {
-        Reason::DnsNxdomain => 0,
-        Reason::DnsNoAddress => 1,
-        Reason::DnsFailure => 2,
-        Reason::DnsTimeout => 3,
+    let weight = |it: &ProbeError| match it.event {
+        Event::Lookup(Lookup::NoSuchName) => 0,
+        Event::Lookup(Lookup::NoAddress) => 1,
+        Event::Lookup(Lookup::Failed) => 2,
+        Event::Lookup(Lookup::Unanswered) => 3,
         _ => 4,
     };
     match old {
@@ -478,48 +482,50 @@ fn no_address(name: &str, module: &Module) -> ProbeError {
         (false, Family::V4) => "IPv4",
         (false, Family::V6) => "IPv6",
     };
-    ProbeError::new(Reason::DnsNoAddress, format!("`{name}` has no {wanted} address"))
+    ProbeError::new(Event::Lookup(Lookup::NoAddress), format!("`{name}` has no {wanted} address"))
 }
 
 fn too_late(name: &str, stalled: bool) -> ProbeError {
     if stalled {
-        return ProbeError::new(Reason::LocalStall, "this process slept past the deadline");
+        return ProbeError::new(Event::Overslept, "this process slept past the deadline");
     }
-    ProbeError::new(Reason::DnsTimeout, format!("no answer about `{name}` in time"))
+    ProbeError::new(Event::Lookup(Lookup::Unanswered), format!("no answer about `{name}` in time"))
 }
 
 /// What a lookup that had an error of this machine on its way says against this machine, unless
 /// it was answered all the same.
 fn own_trouble<T, E>(errno: i32, result: &Result<Result<T, NetError>, E>) -> Option<ProbeError> {
-    let reason = match (errno, result) {
+    let event = match (errno, result) {
         (_, Ok(Ok(_) | Err(NetError::Dns(_)))) => return None,
         // One server of several may be out of reach; that the others are silent is their part.
         (libc::ENETUNREACH | libc::EHOSTUNREACH, Ok(Err(NetError::Timeout)) | Err(_)) => {
             return None;
         }
-        (libc::ENETUNREACH | libc::EHOSTUNREACH, _) => Reason::LocalNoRoute,
-        _ => Reason::LocalResources,
+        (libc::ENETUNREACH | libc::EHOSTUNREACH, _) => Event::CallFailed(libc::ENETUNREACH),
+        _ => Event::Exhausted,
     };
     let detail = format!("cannot ask a name server: {}", io::Error::from_raw_os_error(errno));
-    Some(ProbeError { errno: Some(errno), ..ProbeError::new(reason, detail) })
+    Some(ProbeError { errno: Some(errno), ..ProbeError::new(event, detail) })
 }
 
 fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> ProbeError {
     let about = |what: &str| format!("`{name}` {kind}: {what}");
     match err {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NXDomain => ProbeError::new(Reason::DnsNxdomain, about("no such name")),
-            ResponseCode::NoError => ProbeError::new(Reason::DnsNoAddress, about("no such record")),
-            code => ProbeError::new(Reason::DnsFailure, about(&code.to_string())),
+            ResponseCode::NXDomain => {
+                ProbeError::new(Event::Lookup(Lookup::NoSuchName), about("no such name"))
+            }
+            ResponseCode::NoError => {
+                ProbeError::new(Event::Lookup(Lookup::NoAddress), about("no such record"))
+            }
+            code => ProbeError::new(Event::Lookup(Lookup::Failed), about(&code.to_string())),
         },
-        NetError::Busy => {
-            ProbeError::new(Reason::LocalResources, about("too many lookups at once"))
-        }
+        NetError::Busy => ProbeError::new(Event::Exhausted, about("too many lookups at once")),
         // No question was even sent: what keeps a socket from being made is hidden behind this.
         NetError::NoConnections => {
-            ProbeError::new(Reason::LocalResources, about("no socket for a question"))
+            ProbeError::new(Event::Exhausted, about("no socket for a question"))
         }
-        _ => ProbeError::new(Reason::DnsFailure, about(&err.to_string())),
+        _ => ProbeError::new(Event::Lookup(Lookup::Failed), about(&err.to_string())),
     }
 }
 
@@ -528,16 +534,16 @@ fn from_dns(name: &Name, kind: RecordType, err: &NetError) -> ProbeError {
 fn from_getaddrinfo(name: &str, err: &io::Error) -> ProbeError {
     let text = err.to_string();
     let says = |words: &[&str]| words.iter().any(|it| text.contains(it));
-    let reason = if err.raw_os_error().is_some() {
-        Reason::LocalResources
+    let event = if err.raw_os_error().is_some() {
+        Event::Exhausted
     } else if says(&["Name or service not known", "Name does not resolve"]) {
-        Reason::DnsNxdomain
+        Event::Lookup(Lookup::NoSuchName)
     } else if says(&["No address associated", "Name has no usable address"]) {
-        Reason::DnsNoAddress
+        Event::Lookup(Lookup::NoAddress)
     } else {
-        Reason::DnsFailure
+        Event::Lookup(Lookup::Failed)
     };
-    ProbeError { errno: err.raw_os_error(), ..ProbeError::new(reason, format!("`{name}`: {text}")) }
+    ProbeError { errno: err.raw_os_error(), ..ProbeError::new(event, format!("`{name}`: {text}")) }
 }
 
 /// A resolver by a file like `/etc/resolv.conf`; without name servers, that of this machine.

@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,17 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, ProtocolVersion, RootCertStore,
     SupportedProtocolVersion, version,
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::evidence::{Event, TlsFault};
 use crate::module::{PemSource, TlsSettings, TlsVersion};
-use crate::outcome::{Reason, TlsDetails};
+use crate::outcome::TlsDetails;
+use crate::prober::connect;
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::journal::{Journal, Level};
 use crate::prober::stamp::Stamp;
+use crate::prober::stream::TcpBytes;
 use crate::prober::tls::certificate::Link;
 use crate::prober::tls::recording::{Asked, RecordingVerifier};
 use crate::prober::{Probe, ProbeError};
@@ -81,7 +84,7 @@ struct Trust {
 /// A handshake that succeeded.
 #[derive(Debug)]
 pub(super) struct Secured {
-    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) stream: TlsStream<TcpBytes>,
     /// The server asked for a certificate and has not yet said what it thinks of the answer.
     pub(super) may_be_refused: bool,
 }
@@ -90,7 +93,7 @@ pub(super) struct Secured {
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) error: ProbeError,
-    pub(super) stream: Option<TcpStream>,
+    pub(super) stream: Option<TcpBytes>,
 }
 
 impl Default for TlsClient {
@@ -103,7 +106,7 @@ impl TlsClient {
     /// Shakes hands. What the server showed is returned also if it was not believed.
     pub(super) async fn handshake(
         &self,
-        stream: TcpStream,
+        stream: TcpBytes,
         probe: &Probe<'_>,
         deadline: Deadline,
         journal: &mut Journal,
@@ -125,8 +128,10 @@ impl TlsClient {
         let mut config = ClientConfig::clone(&ready.config);
         config.dangerous().set_certificate_verifier(recording.clone());
         config.client_auth_cert_resolver = asked.clone();
+        let revoked = stream.revoked();
         let connect = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        let result = deadline.cap(connect.into_fallible()).await;
+        let mut connecting = pin!(connect.into_fallible());
+        let result = deadline.cap(&mut connecting).await;
         let mut seen = recording.take();
         if let Some(leaf) = seen.as_ref().and_then(|it| it.leaf.as_ref()) {
             journal.note(Level::Debug, || {
@@ -151,9 +156,11 @@ impl TlsClient {
                 stream: Some(stream),
             }),
             Err(Elapsed { stalled }) => {
-                let reason = if stalled { Reason::LocalStall } else { Reason::TlsTimeout };
-                let detail = "the handshake did not finish in time";
-                Err(Refused { error: ProbeError::new(reason, detail), stream: None })
+                let event = if stalled { Event::Overslept } else { Event::Silence };
+                let error = ProbeError::new(event, "the handshake did not finish in time");
+                // Ends it at once, and gives the connection back.
+                revoked.store(true, Ordering::Relaxed);
+                Err(Refused { error, stream: connecting.await.err().map(|(_, stream)| stream) })
             }
         };
         (seen, result)
@@ -266,7 +273,7 @@ impl TlsClient {
 }
 
 fn config(detail: impl Into<String>) -> ProbeError {
-    ProbeError::new(Reason::LocalConfig, detail)
+    ProbeError::new(Event::Misconfigured, detail)
 }
 
 /// The stamps of the files that the settings name.
@@ -349,45 +356,39 @@ fn failed(err: &io::Error, saw_certificate: bool, was_asked: bool) -> ProbeError
         let mut error = explained(err);
         let is_garbage = matches!(err, Error::InvalidMessage(_));
         if is_garbage && saw_certificate {
-            error.reason = Reason::TlsHandshake;
+            error.event = Event::Tls(TlsFault::Handshake);
         }
         // Some servers have no better word for a missing certificate.
         let is_vague = matches!(err, Error::AlertReceived(AlertDescription::HandshakeFailure));
         if is_vague && was_asked {
-            error.reason = Reason::TlsClientCertificate;
+            error.event = Event::Tls(TlsFault::ClientCertificate);
         }
         return error;
     }
-    let reason = match (err.kind(), err.raw_os_error()) {
-        (io::ErrorKind::UnexpectedEof, _) => Reason::ClosedEarly,
-        (_, Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED)) => Reason::Reset,
-        (_, Some(libc::ENOBUFS | libc::ENOMEM)) => Reason::LocalResources,
-        _ => Reason::NetworkError,
-    };
-    let detail = match reason {
-        Reason::ClosedEarly => "the peer closed the connection during the handshake".to_owned(),
-        _ => err.to_string(),
-    };
-    ProbeError { errno: err.raw_os_error(), ..ProbeError::new(reason, detail) }
+    if err.kind() == io::ErrorKind::UnexpectedEof {
+        let detail = "the peer closed the connection during the handshake";
+        return ProbeError::new(Event::Closed, detail);
+    }
+    connect::broken(err)
 }
 
 /// A TLS error in the words of a probe.
 pub(super) fn explained(err: &Error) -> ProbeError {
     use AlertDescription as Alert;
-    let reason = match err {
+    let fault = match err {
         Error::InvalidCertificate(err) => match err {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                Reason::TlsExpired
+                TlsFault::Expired
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Reason::TlsNotYetValid
+                TlsFault::NotYetValid
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Reason::TlsWrongName
+                TlsFault::WrongName
             }
-            _ => Reason::TlsUntrusted,
+            _ => TlsFault::Untrusted,
         },
-        Error::InvalidMessage(_) => Reason::TlsNotTls,
+        Error::InvalidMessage(_) => TlsFault::NotTls,
         Error::AlertReceived(
             Alert::CertificateRequired
             | Alert::NoCertificate
@@ -398,10 +399,10 @@ pub(super) fn explained(err: &Error) -> ProbeError {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied,
-        ) => Reason::TlsClientCertificate,
-        _ => Reason::TlsHandshake,
+        ) => TlsFault::ClientCertificate,
+        _ => TlsFault::Handshake,
     };
-    ProbeError::new(reason, err.to_string())
+    ProbeError::new(Event::Tls(fault), err.to_string())
 }
 
 #[cfg(test)]
@@ -416,9 +417,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(min: Option<TlsVersion>, max: Option<TlsVersion>, expected: Result<usize, Reason>) {
+    fn check(min: Option<TlsVersion>, max: Option<TlsVersion>, expected: Result<usize, Event>) {
         let versions = versions(&settings(min, max));
-        assert_eq!(versions.map(|it| it.len()).map_err(|it| it.reason), expected);
+        assert_eq!(versions.map(|it| it.len()).map_err(|error| error.event), expected);
     }
 
     #[test]
@@ -428,8 +429,8 @@ mod tests {
         check(Some(Tls10), None, Ok(2));
         check(Some(Tls13), None, Ok(1));
         check(None, Some(Tls12), Ok(1));
-        check(None, Some(Tls11), Err(Reason::LocalConfig));
-        check(Some(Tls13), Some(Tls12), Err(Reason::LocalConfig));
+        check(None, Some(Tls11), Err(Event::Misconfigured));
+        check(Some(Tls13), Some(Tls12), Err(Event::Misconfigured));
     }
 
     #[track_caller]
@@ -473,7 +474,7 @@ mod tests {
             ),
         ] {
             let error = client.ready(&settings).unwrap_err();
-            assert_eq!(error.reason, Reason::LocalConfig);
+            assert_eq!(error.event, Event::Misconfigured);
             assert!(error.detail.starts_with(words), "{}", error.detail);
         }
     }

@@ -10,8 +10,10 @@ use tokio::time::Instant;
 
 use crate::access::Access;
 use crate::canaries::Canaries;
+use crate::diagnosis::outcome_of;
+use crate::evidence::{Event, Lookup};
 use crate::monitor::{Addresses, Target};
-use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
+use crate::outcome::{Phase, ProbeResult};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 use crate::scheduler::{Observation, Probing};
@@ -49,17 +51,9 @@ impl Network {
     async fn probe_all(&self, target: &Target) -> Observation {
         let probe = self.probe_of(target);
         let begin = Instant::now();
-        let resolved =
-            self.prober.addresses(&target.address.host, probe.module, probe.timeout).await;
-        let mut ips = match resolved {
+        let mut ips = match self.prober.addresses(&probe).await {
             Ok(ips) => ips,
-            Err((reason, detail)) => {
-                let outcome = Outcome::because(reason, Phase::Resolve);
-                let mut result = ProbeResult::new(outcome, probe.timeout);
-                result.duration = begin.elapsed();
-                result.detail = Some(detail.into());
-                return Observation { result, addresses: Box::default() };
-            }
+            Err(result) => return Observation { result: *result, addresses: Box::default() },
         };
         let resolve = begin.elapsed();
         ips.truncate(MAX_ADDRESSES);
@@ -118,13 +112,14 @@ fn representative(mode: Addresses, results: Vec<ProbeResult>, timeout: Duration)
         2
     };
     results.into_iter().find(|it| it.outcome.index() == index).unwrap_or_else(|| {
-        ProbeResult::new(Outcome::because(Reason::DnsNoAddress, Phase::Resolve), timeout)
+        ProbeResult::new(outcome_of(Event::Lookup(Lookup::NoAddress), Phase::Resolve), timeout)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::{Outcome, Reason};
 
     #[track_caller]
     fn check(mode: Addresses, outcomes: &str, expected: char) {

@@ -15,6 +15,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("address", &[]),
     ("module", &[]),
     ("outcome", &[]),
+    ("evidence", &["module", "outcome"]),
+    ("circumstances", &[]),
+    ("diagnosis", &["circumstances", "evidence", "module", "outcome"]),
     ("verdict", &["outcome"]),
     ("monitor", &["address", "module", "verdict"]),
     ("access", &["address"]),
@@ -25,13 +28,25 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("telemetry", &["outcome"]),
     ("config", &["address", "access", "module", "monitor", "verdict"]),
     ("config_handle", &["config", "telemetry"]),
-    ("prober", &["address", "access", "module", "outcome"]),
-    ("canaries", &["access", "config_handle", "outcome", "prober", "telemetry"]),
+    ("machine", &["circumstances", "evidence"]),
+    ("prober", &["address", "access", "diagnosis", "evidence", "machine", "module", "outcome"]),
+    ("canaries", &["access", "config_handle", "diagnosis", "outcome", "prober", "telemetry"]),
     // Memory and motion.
     ("store", &["monitor", "outcome", "verdict"]),
     (
         "scheduler",
-        &["address", "canaries", "access", "monitor", "outcome", "prober", "store", "telemetry"],
+        &[
+            "address",
+            "canaries",
+            "access",
+            "diagnosis",
+            "evidence",
+            "monitor",
+            "outcome",
+            "prober",
+            "store",
+            "telemetry",
+        ],
     ),
     ("schedule", &["canaries", "config", "monitor", "prober", "scheduler", "store", "telemetry"]),
     // The surface.
@@ -42,6 +57,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "address",
             "canaries",
             "config",
+            "diagnosis",
+            "evidence",
             "exposition",
             "config_handle",
             "log",
@@ -59,14 +76,35 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "address", "config", "access", "http", "limits", "log", "module", "monitor", "outcome",
-            "prober", "settings",
+            "address",
+            "config",
+            "access",
+            "diagnosis",
+            "evidence",
+            "http",
+            "limits",
+            "log",
+            "module",
+            "monitor",
+            "outcome",
+            "prober",
+            "settings",
         ],
     ),
 ];
 
 /// Modules that decide and remember nothing of the world: no I/O, no clock, no log.
-const PURE: &[&str] = &["address", "module", "outcome", "verdict", "monitor", "access"];
+const PURE: &[&str] = &[
+    "address",
+    "module",
+    "outcome",
+    "evidence",
+    "circumstances",
+    "diagnosis",
+    "verdict",
+    "monitor",
+    "access",
+];
 /// What gives the world away. The absence is the architecture.
 const IMPURE: &[&str] = &[
     "tokio::",
@@ -87,11 +125,13 @@ const ONLY: &[(&str, &[&str])] = &[
     // Commands and their words.
     ("clap::", &["cli", "main.rs"]),
     // Outgoing connections, and sockets to listen.
-    ("Socket::new", &["prober/", "http/url.rs"]),
+    ("Socket::new", &["prober/", "http/url.rs", "machine/link.rs"]),
     ("TcpStream::connect", &["prober/"]),
     ("UdpSocket", &["prober/"]),
     ("lookup_host", &["prober/"]),
     ("hickory_resolver::", &["prober/"]),
+    // Why a probe did not succeed is concluded on one page.
+    ("Outcome::because(", &["diagnosis.rs", "exposition/"]),
     // Shapes of files are not the shapes of values.
     ("Deserialize", &["http/web.rs", "http/tls.rs"]),
     // Metric names.

@@ -64,6 +64,7 @@ prop_compose! {
         leaf in proptest::option::of((text(), text(), text(), text(), any::<(i64, i64)>())),
     ) -> TlsDetails {
         TlsDetails {
+            validity: None,
             version, earliest_expiry, last_chain_expiry,
             leaf: leaf.map(|(subject, issuer, subject_alternative, serial_number, (not_before, not_after))| LeafCertificate {
                 fingerprint_sha256: "ab".repeat(32), subject, issuer, subject_alternative, serial_number, not_before, not_after,

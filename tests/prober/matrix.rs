@@ -204,7 +204,7 @@ fn no_way_out_of_here_is_not_the_targets_fault() {
         ("", libc::ENETUNREACH, Reason::LocalNoRoute),
         ("unreachable", libc::EHOSTUNREACH, Reason::LocalNoRoute),
         ("blackhole", libc::EINVAL, Reason::LocalNoRoute),
-        ("prohibit", libc::EACCES, Reason::LocalResources),
+        ("prohibit", libc::EACCES, Reason::LocalNoRoute),
     ] {
         for (version, network, peer) in
             [("-4", "192.0.2.0/24", "192.0.2.1:1"), ("-6", "2001:db8::/32", "[2001:db8::1]:1")]

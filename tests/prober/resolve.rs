@@ -90,9 +90,17 @@ async fn the_family_rule() {
         ("127.0.0.1", Family::V6, true, Ok(vec![V4])),
     ] {
         let module = Module { preferred_family, family_fallback, ..asking(&server) };
-        let host = Host::parse(name).unwrap();
-        let found = prober.addresses(&host, &module, TIMEOUT).await;
-        let found = found.map_err(|(reason, _)| reason);
+        let address = Address { host: Host::parse(name).unwrap(), port: 1 };
+        let access = Access::default();
+        let probe = Probe {
+            address: &address,
+            module: &module,
+            hostname: None,
+            timeout: TIMEOUT,
+            access: &access,
+        };
+        let found = prober.addresses(&probe).await;
+        let found = found.map_err(|result| result.outcome.cause().unwrap().0);
         assert_eq!(found, expected, "{name} {preferred_family:?} {family_fallback}");
     }
 }

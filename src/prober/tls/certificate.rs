@@ -77,6 +77,13 @@ impl Link {
     }
 }
 
+/// From when until when all of these are valid.
+pub(super) fn validity(chain: &[Link]) -> Option<(i64, i64)> {
+    let from = chain.iter().map(|link| link.not_before).max()?;
+    let until = chain.iter().map(|link| link.not_after).min()?;
+    Some((from, until))
+}
+
 /// The latest, over all valid paths from the leaf to an anchor, of each path's earliest end.
 pub(super) fn last_chain_expiry(chain: &[Link], anchors: &[Link], now: i64) -> Option<i64> {
     let leaf = chain.first()?;

@@ -75,6 +75,7 @@ impl ServerCertVerifier for RecordingVerifier {
         let mut seen = TlsDetails {
             earliest_expiry: chain.iter().map(|it| it.not_after).min(),
             leaf: certificate::describe(end_entity),
+            validity: certificate::validity(&chain),
             ..TlsDetails::default()
         };
         let verdict = match &self.trust {
