@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -61,7 +60,7 @@ impl Canaries {
     /// Whether every canary failed when they were last asked.
     #[must_use]
     pub fn all_fail(&self) -> bool {
-        self.telemetry.isolated.load(Relaxed)
+        self.telemetry.isolated.get() != 0
     }
 
     /// Asks again and again while every canary fails. Never returns.
@@ -177,7 +176,7 @@ impl Canaries {
         if cut_off {
             seen.failed = Some(Instant::now());
         }
-        let before = self.telemetry.isolated.swap(cut_off, Relaxed);
+        let before = self.telemetry.isolated.set(cut_off.into()) != 0;
         if cut_off && !before {
             warn!("every canary fails: this region is cut off");
             self.cut_off.notify_one();

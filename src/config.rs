@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::access::Access;
 use crate::address::Address;
 use crate::module::Module;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, SeriesOptions};
 
 mod access;
 mod duration;
@@ -87,8 +87,8 @@ pub struct Config {
     pub access: Arc<Access>,
     /// Targets that are always up from here.
     pub canaries: Vec<Canary>,
-    /// Upper bounds of the duration histogram in seconds, ascending; empty switches it off.
-    pub buckets: Arc<[f64]>,
+    /// What is exposed of every target.
+    pub options: SeriesOptions,
     /// Globs of further files, relative ones resolved.
     pub monitor_files: Vec<PathBuf>,
     /// Everything that was read: the file, then what the globs found.

@@ -1,49 +1,55 @@
-//! Turns results and the store into text for Prometheus. Nothing else knows a metric name.
+//! Turns results and the store into metrics for Prometheus. Nothing else knows a metric name.
 //!
-//! Monitors are written line by line by our own [`page`], since a hundred thousand of them are
-//! millions of lines and a general encoder costs several times as much for each; what the
-//! exporter says of itself goes through `prometheus-client`.
+//! [`page`] writes everything, in every format. What is known of monitors goes straight from the
+//! store to the page, since a hundred thousand of them are more than a million lines; what the
+//! exporter counts about itself is held by `prometheus-client` and goes there by its registry.
 
 use std::io;
 
 use crate::outcome::ProbeResult;
 use crate::store::{Moment, Store};
-use crate::telemetry::Telemetry;
 
 pub mod exporter;
 mod monitors;
 mod page;
 mod probe;
+mod protobuf;
 
 pub use crate::exposition::exporter::ExporterMetrics;
-pub use crate::exposition::monitors::BUILT_IN_LABELS;
+pub use crate::exposition::monitors::{BUILT_IN_LABELS, info_labels};
 
-/// A text format of the exposition.
+/// A format of the exposition.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
     /// `text/plain; version=0.0.4`.
     Classic,
     /// `application/openmetrics-text; version=1.0.0`.
     OpenMetrics,
+    /// `io.prometheus.client.MetricFamily`, length-delimited: the only one with native histograms.
+    Protobuf,
 }
 
 impl Format {
-    /// The format for an `Accept` header: `OpenMetrics` only where it is preferred, and never an
-    /// error, since scrapers do not survive one.
+    /// The format for an `Accept` header: anything but classic text only where it is preferred,
+    /// and never an error, since scrapers do not survive one.
     ///
     /// Weights as in RFC 9110, section 12.4.2; of equal ones the first wins. `OpenMetrics`
     /// without a version means 0.0.1, plain text without one 0.0.4, as Prometheus has it.
+    /// Protobuf needs both its message and its framing named.
     #[must_use]
     pub fn negotiate(accept: &str) -> Self {
         let mut best = (Self::Classic, 0);
         for clause in accept.split(',') {
             let mut parts = clause.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let (mut version, mut weight) = (None, 1000);
-            for (key, value) in parts.filter_map(|it| it.split_once('=')) {
+            let (mut version, mut message, mut framing) = (None, None, None);
+            let mut weight = 1000;
+            for (key, value) in parts.filter_map(|part| part.split_once('=')) {
                 let value = value.trim().trim_matches('"');
                 match key.trim().to_ascii_lowercase().as_str() {
                     "version" => version = Some(value),
+                    "proto" => message = Some(value),
+                    "encoding" => framing = Some(value),
                     "q" => weight = thousandths(value),
                     _ => {}
                 }
@@ -51,6 +57,12 @@ impl Format {
             let format = match (media.as_str(), version) {
                 ("application/openmetrics-text", None | Some("1.0.0" | "0.0.1")) => {
                     Self::OpenMetrics
+                }
+                ("application/vnd.google.protobuf", _)
+                    if message == Some("io.prometheus.client.MetricFamily")
+                        && framing == Some("delimited") =>
+                {
+                    Self::Protobuf
                 }
                 ("text/plain", None | Some("0.0.4")) | ("*/*" | "text/*", _) => Self::Classic,
                 _ => continue,
@@ -68,6 +80,10 @@ impl Format {
         match self {
             Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
+                 encoding=delimited"
+            }
         }
     }
 }
@@ -84,12 +100,12 @@ fn thousandths(text: &str) -> u32 {
 
 /// The metrics of one probe. Not for an inconclusive one, which `/probe` answers with 503.
 #[must_use]
-pub fn probe(result: &ProbeResult, format: Format) -> String {
-    let mut text = Vec::with_capacity(4096);
-    let mut page = page::Page::new(&mut text, format);
+pub fn probe(result: &ProbeResult, format: Format) -> Vec<u8> {
+    let mut written = Vec::with_capacity(4096);
+    let mut page = page::Page::new(&mut written, format);
     // Writing to memory cannot fail.
     let _ = probe::write(result, &mut page).and_then(|()| page.finish());
-    String::from_utf8(text).unwrap_or_default()
+    written
 }
 
 /// The metrics of every monitor and of the exporter, written piece by piece: whole pages of
@@ -99,15 +115,14 @@ pub fn probe(result: &ProbeResult, format: Format) -> String {
 /// Those of `out`.
 pub fn metrics(
     store: &Store,
-    telemetry: &Telemetry,
     exporter: &ExporterMetrics,
     now: Moment,
     format: Format,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
     let mut page = page::Page::new(out, format);
-    monitors::write(store, now, &mut page)?;
-    page.raw(&exporter.encode(telemetry, format))?;
+    monitors::write(store, exporter.start(), now, &mut page)?;
+    exporter.write(&mut page)?;
     page.finish()
 }
 

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
@@ -77,8 +76,8 @@ pub struct App {
     pub places: Semaphore,
     /// Turns for writing the page of all metrics.
     pub scrapes: Arc<Semaphore>,
-    /// When the process began, Unix seconds.
-    pub start: f64,
+    /// What the exporter exposes about itself.
+    pub exporter: ExporterMetrics,
     /// Subtracted from the scrape timeout.
     pub timeout_offset_seconds: f64,
     /// How much a probe's own note must matter to be shown and logged.
@@ -216,15 +215,17 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
     let request = match ProbeRequest::parse(query, scrape_timeout.as_deref(), offset, &config) {
         Ok(request) => request,
         Err(rejection) => {
-            app.telemetry.modules_unknown.fetch_add(rejection.unknown_modules(), Relaxed);
+            app.telemetry.modules_unknown.inc_by(rejection.unknown_modules());
             return text(rejection.status(), format!("{rejection}\n"));
         }
     };
     let Ok(_place) = app.places.try_acquire() else {
-        app.telemetry.probes_shed.fetch_add(1, Relaxed);
+        app.telemetry.probes_shed.inc();
         return inconclusive(Reason::LocalResources, Phase::Connect, "too many probes at once");
     };
 
+    // They exist at zero while the probe runs.
+    let counters = app.telemetry.module(&request.module.name);
     let running = app.telemetry.start();
     let mut journal = Journal::bounded(app.least, JOURNAL_BYTES);
     let result = match &request.address {
@@ -241,7 +242,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
         Err(error) => invalid_target(error, request.timeout, &mut journal),
     };
     drop(running);
-    app.telemetry.module(&request.module.name).count(result.outcome);
+    counters.count(result.outcome);
 
     if let Outcome::Inconclusive(Reason::LocalDenied, _) = result.outcome {
         return denied(app, &result);
@@ -297,16 +298,12 @@ fn format(headers: &HeaderMap) -> Format {
 
 async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Response<Body> {
     let format = format(headers);
-    let own = ExporterMetrics {
-        configuration: app.config_handle.config().fingerprint.clone(),
-        targets: app.store.snapshot().len(),
-        start: app.start,
-    };
+    app.exporter.describe(&app.config_handle.config().fingerprint, app.store.snapshot().len());
     let this = Arc::clone(app);
     streamed(app, headers, format.content_type(), move |out| {
         let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Moment::since_epoch(elapsed);
-        exposition::metrics(&this.store, &this.telemetry, &own, now, format, out)
+        exposition::metrics(&this.store, &this.exporter, now, format, out)
     })
     .await
 }

@@ -34,7 +34,6 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -97,7 +96,8 @@ pub async fn run(
 ) -> io::Result<()> {
     let limits = Limits::raise();
     let telemetry = Arc::new(Telemetry::default());
-    telemetry.in_flight_limit.store((limits.on_demand + limits.scheduled) as u64, Relaxed);
+    let places = limits.on_demand + limits.scheduled;
+    telemetry.in_flight_limit.set(i64::try_from(places).unwrap_or(i64::MAX));
     let config_handle =
         Arc::new(ConfigHandle::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
     let own: io::Result<Box<[_]>> = listeners.iter().map(TcpListener::local_addr).collect();
@@ -129,12 +129,12 @@ pub async fn run(
         config_handle: Arc::clone(&config_handle),
         canaries: Arc::clone(&canaries),
         store,
-        telemetry,
         shard: settings.shard,
         history: History::new(settings.history_limit),
         places: Semaphore::new(limits.on_demand),
         scrapes: Arc::new(Semaphore::new(http::SCRAPES)),
-        start: ExporterMetrics::starting().start,
+        exporter: ExporterMetrics::new(&telemetry),
+        telemetry,
         timeout_offset_seconds: settings.timeout_offset_seconds,
         least: http::logs::least(settings.log.probe),
         route_prefix,

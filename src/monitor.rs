@@ -56,6 +56,27 @@ impl Addresses {
     }
 }
 
+/// What is exposed of every target, whatever its monitor.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SeriesOptions {
+    /// How the durations of successful probes are counted, beside their sum and number.
+    pub histogram: Histogram,
+    /// Whether also to expose what most fleets can derive.
+    pub full: bool,
+}
+
+/// How durations are counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Histogram {
+    /// In buckets that grow by a fixed factor, for scrapers that read protobuf.
+    #[default]
+    Native,
+    /// In buckets up to these bounds in seconds, ascending, for every scraper.
+    Classic(Arc<[f64]>),
+    /// Not at all.
+    Off,
+}
+
 /// Membership in a group of targets that stand in for each other.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Membership {

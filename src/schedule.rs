@@ -80,7 +80,7 @@ fn plan(config: &Config, shard: Shard) -> Plan {
     let targets = config.monitors.iter().flat_map(Monitor::targets);
     Plan {
         rows: targets.filter(|it| shard.holds(it)).map(Store::row).collect(),
-        bounds: Arc::clone(&config.buckets),
+        options: config.options.clone(),
         scheduled: None,
     }
 }

@@ -17,7 +17,6 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -27,7 +26,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info};
 
 use crate::address::Address;
-use crate::monitor::Target;
+use crate::monitor::{SeriesOptions, Target};
 use crate::outcome::{Outcome, ProbeResult, Reason};
 use crate::store::{AddressResult, Moment, Row, Store};
 use crate::telemetry::{ModuleCounters, Telemetry};
@@ -67,8 +66,8 @@ pub struct Plan {
     /// A row for every target, of which nothing is known yet. Identities, monitor name and
     /// address, are unique.
     pub rows: Vec<Arc<Row>>,
-    /// Upper bounds of the duration histograms in seconds, ascending.
-    pub bounds: Arc<[f64]>,
+    /// What is exposed of every target.
+    pub options: SeriesOptions,
     /// Told once every target's first probe is scheduled.
     pub scheduled: Option<oneshot::Sender<()>>,
 }
@@ -267,7 +266,7 @@ impl Scheduler {
             self.add(&row, clock);
             rows.push(row);
         }
-        self.store.replace(rows, &plan.bounds);
+        self.store.replace(rows, &plan.options);
         if let Some(scheduled) = plan.scheduled {
             // Nobody may be waiting for it.
             let _ = scheduled.send(());
@@ -399,7 +398,7 @@ impl Scheduler {
             self.due.push(Reverse((next, slot, Run::Regular)));
         }
         if skipped > 0 {
-            self.telemetry.runs_skipped.fetch_add(skipped, Relaxed);
+            self.telemetry.runs_skipped.inc_by(skipped);
         }
     }
 
@@ -424,8 +423,8 @@ impl Scheduler {
             let counters = Arc::clone(&entry.counters);
             self.in_flight += 1;
             self.suspects_in_flight += usize::from(suspect);
-            self.telemetry.in_flight.fetch_add(1, Relaxed);
-            self.telemetry.lateness.observe(waiting.due.elapsed());
+            self.telemetry.in_flight.inc();
+            self.telemetry.lateness.observe(waiting.due.elapsed().as_secs_f64());
             return Some((Started { slot: waiting.slot, suspect, counters }, row));
         }
         None
@@ -435,7 +434,7 @@ impl Scheduler {
         let Observation { result, addresses } = observation;
         self.in_flight -= 1;
         self.suspects_in_flight -= usize::from(started.suspect);
-        self.telemetry.in_flight.fetch_sub(1, Relaxed);
+        self.telemetry.in_flight.dec();
         started.counters.count(result.outcome);
         let store = Arc::clone(&self.store);
         // A target that was removed meanwhile has no row to write to.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::monitor::Target;
+use crate::monitor::{Histogram, SeriesOptions, Target};
 use crate::outcome::{KernelView, Outcome, ProbeResult};
 use crate::verdict::{HealthState, SlownessWindow, Transition, Verdict};
 
@@ -91,19 +91,66 @@ impl From<Span> for Duration {
 pub struct Durations {
     /// Seconds of all successful probes.
     pub sum: f64,
-    /// Probes within each bound of the store, not cumulative, up to the last bound that was
-    /// needed. Probes beyond all bounds are in the number of successes only.
+    /// Probes by bucket, not cumulative, from bucket `first` up to the last that was needed.
     pub counts: Box<[u32]>,
+    /// Classic histograms begin with bucket 0. Beyond their last bound probes are in the number
+    /// of successes only.
+    pub first: i16,
 }
 
 impl Durations {
-    fn count(&mut self, bucket: usize) {
-        if bucket >= self.counts.len() {
+    /// Native buckets grow by 2 to the power of 2 to the power of minus this: four for each
+    /// doubling, so that a quantile is right within nine per cent.
+    pub const SCHEMA: i8 = 2;
+    /// Native buckets of less than a microsecond and of more than an hour and a bit: what is
+    /// beyond counts as these.
+    const NATIVE: std::ops::RangeInclusive<i16> = -80..=48;
+
+    fn observe(&mut self, seconds: f64, histogram: &Histogram) {
+        self.sum += seconds;
+        match histogram {
+            Histogram::Off => {}
+            Histogram::Native => {
+                let bucket = Self::native_bucket(seconds);
+                if self.counts.is_empty() {
+                    self.first = bucket;
+                }
+                self.count(bucket);
+            }
+            Histogram::Classic(bounds) => {
+                let bucket = bounds.partition_point(|&bound| bound < seconds);
+                if let Ok(bucket) = i16::try_from(bucket)
+                    && seconds <= bounds.last().copied().unwrap_or_default()
+                {
+                    self.count(bucket);
+                }
+            }
+        }
+    }
+
+    fn native_bucket(seconds: f64) -> i16 {
+        let (min, max) = Self::NATIVE.into_inner();
+        let index = (seconds.log2() * f64::from(1_u8 << Self::SCHEMA)).ceil();
+        #[expect(clippy::cast_possible_truncation, reason = "the range is small")]
+        let index = index.clamp(min.into(), max.into()) as i16;
+        index
+    }
+
+    /// Counts one more in a bucket, and makes room for it at either end.
+    fn count(&mut self, bucket: i16) {
+        let distance = usize::from(bucket.abs_diff(self.first));
+        if bucket < self.first {
+            let mut counts = vec![0; distance];
+            counts.extend_from_slice(&self.counts);
+            self.counts = counts.into_boxed_slice();
+            self.first = bucket;
+        } else if distance >= self.counts.len() {
             let mut counts = std::mem::take(&mut self.counts).into_vec();
-            counts.resize(bucket + 1, 0);
+            counts.resize(distance + 1, 0);
             self.counts = counts.into_boxed_slice();
         }
-        self.counts[bucket] = self.counts[bucket].saturating_add(1);
+        let place = usize::from(bucket.abs_diff(self.first));
+        self.counts[place] = self.counts[place].saturating_add(1);
     }
 }
 
@@ -202,7 +249,7 @@ impl State {
         target: &Target,
         result: &ProbeResult,
         addresses: Box<[AddressResult]>,
-        bounds: &[f64],
+        histogram: &Histogram,
         now: Moment,
     ) -> Option<Transition> {
         self.outcomes[result.outcome.index()] += 1;
@@ -216,12 +263,7 @@ impl State {
         }
         if result.outcome.is_success() {
             self.slowness.apply(result.duration, target.monitor.slow, target.monitor.timeout);
-            let seconds = result.duration.as_secs_f64();
-            self.durations.sum += seconds;
-            let bucket = bounds.partition_point(|&bound| bound < seconds);
-            if bucket < bounds.len() {
-                self.durations.count(bucket);
-            }
+            self.durations.observe(result.duration.as_secs_f64(), histogram);
         }
         if let Some(KernelView { rtt, syn_retransmits }) = result.kernel {
             self.rtt = rtt.map(Span::from).or(self.rtt);
@@ -282,7 +324,7 @@ pub type Snapshot = Arc<Vec<Arc<Row>>>;
 #[derive(Debug, Default)]
 pub struct Store {
     rows: ArcSwap<Vec<Arc<Row>>>,
-    bounds: ArcSwap<Box<[f64]>>,
+    options: ArcSwap<SeriesOptions>,
 }
 
 impl Store {
@@ -292,19 +334,23 @@ impl Store {
         self.rows.load_full()
     }
 
-    /// Upper bounds of the duration histograms, in seconds, ascending; empty if there are none.
+    /// What is exposed of every target.
     #[must_use]
-    pub fn bounds(&self) -> Arc<Box<[f64]>> {
-        self.bounds.load_full()
+    pub fn options(&self) -> Arc<SeriesOptions> {
+        self.options.load_full()
     }
 
     /// Replaces the rows. Only the scheduler does.
-    pub(crate) fn replace(&self, rows: Vec<Arc<Row>>, bounds: &[f64]) {
-        if ***self.bounds.load() != *bounds {
-            self.bounds.store(Arc::new(bounds.into()));
+    pub(crate) fn replace(&self, rows: Vec<Arc<Row>>, options: &SeriesOptions) {
+        let before = self.options.load();
+        if **before != *options {
+            self.options.store(Arc::new(options.clone()));
+        }
+        if before.histogram != options.histogram {
             for row in &rows {
+                let durations = &mut row.state().durations;
                 // The sum and the number of successes go on; buckets begin anew.
-                row.state().durations.counts = Box::default();
+                *durations = Durations { sum: durations.sum, ..Durations::default() };
             }
         }
         self.rows.store(Arc::new(rows));
@@ -333,7 +379,7 @@ impl Store {
         addresses: Box<[AddressResult]>,
         now: Moment,
     ) -> Option<Transition> {
-        row.state().apply(&row.target, result, addresses, &self.bounds.load(), now)
+        row.state().apply(&row.target, result, addresses, &self.options.load().histogram, now)
     }
 }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::files::{self, Fingerprint};
-use crate::config::monitors::{BUCKETS, Context, Defaults, Interner};
+use crate::config::monitors::{Context, Defaults, Interner};
 use crate::config::read::{Fields, Place, Report, items, text};
 use crate::config::yaml::{Arena, Kind, Node, excerpt};
 use crate::config::{
     Config, Diagnostic, Loaded, ModuleEntry, access, file_sd, lint, modules, monitors, yaml,
 };
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, SeriesOptions};
 
 /// The configuration in force when no file is given.
 const EMBEDDED: &str = include_str!("embedded.yml");
@@ -80,7 +80,7 @@ pub(super) fn embedded() -> Config {
         monitors: Vec::new(),
         access: Arc::default(),
         canaries: Vec::new(),
-        buckets: BUCKETS.into(),
+        options: SeriesOptions::default(),
         monitor_files: Vec::new(),
         files: Vec::new(),
         fingerprint: fingerprint.finish(),
@@ -172,7 +172,7 @@ pub(super) fn configuration(
     if let Some(node) = fields.take("defaults") {
         defaults = monitors::defaults(node, &place.key("defaults"), report, &mut interner);
     }
-    config.buckets = defaults.buckets;
+    config.options = defaults.options;
     let mut placed: Vec<Placed> = Vec::new();
     let mut context = Context {
         modules: &config.modules,

@@ -15,8 +15,8 @@ use crate::config::yaml::{Kind, Node, excerpt};
 use crate::config::{Canary, ModuleEntry, duration};
 use crate::module::Module;
 use crate::monitor::{
-    Addresses, Confirm, Endpoint, MAX_INTERVAL, MAX_RANGE, MIN_INTERVAL, Membership, Monitor,
-    Policy,
+    Addresses, Confirm, Endpoint, Histogram, MAX_INTERVAL, MAX_RANGE, MIN_INTERVAL, Membership,
+    Monitor, Policy, SeriesOptions,
 };
 use crate::verdict::Thresholds;
 
@@ -38,11 +38,10 @@ const MOST: u32 = 1000;
 const LONGEST_NAME: usize = 255;
 
 /// Upper bounds of the duration histogram in seconds: a LAN to a bad day.
-pub(super) const BUCKETS: [f64; 11] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Labels of the info series that come from elsewhere.
-const BUILT_IN_LABELS: [&str; 14] = [
+const BUILT_IN_LABELS: [&str; 16] = [
     "monitor",
     "target",
     "module",
@@ -56,6 +55,8 @@ const BUILT_IN_LABELS: [&str; 14] = [
     "outcome",
     "phase",
     "reason",
+    "place",
+    "policy",
     "le",
 ];
 
@@ -76,15 +77,10 @@ pub(super) struct PolicyKeys {
 }
 
 /// What `defaults:` says.
+#[derive(Default)]
 pub(super) struct Defaults {
     pub(super) policy: PolicyKeys,
-    pub(super) buckets: Arc<[f64]>,
-}
-
-impl Default for Defaults {
-    fn default() -> Self {
-        Self { policy: PolicyKeys::default(), buckets: BUCKETS.into() }
-    }
+    pub(super) options: SeriesOptions,
 }
 
 /// Texts that many monitors share, kept once.
@@ -314,14 +310,43 @@ pub(super) fn defaults(
     let mut defaults = Defaults::default();
     let Some(mut fields) = Fields::open(node, place, report) else { return defaults };
     defaults.policy = policy(&mut fields, place, report, interner);
-    if let Some(node) = fields.take("buckets") {
-        let place = place.key("buckets");
-        if let Some(buckets) = buckets(node, &place, report) {
-            defaults.buckets = buckets.into();
-        }
+    defaults.options.histogram = histogram(&mut fields, place, report);
+    if let Some(node) = fields.take("series") {
+        let choices = [("lean", false), ("full", true)];
+        defaults.options.full =
+            choice(node, &place.key("series"), report, &choices).unwrap_or_default();
     }
     fields.close(place, report);
     defaults
+}
+
+/// Reads `histogram` and `buckets`. Whoever lists buckets wants classic ones, and whoever switches
+/// them off wants none, as before there was a choice.
+fn histogram(fields: &mut Fields<'_>, place: &Place<'_>, report: &mut Report) -> Histogram {
+    const SHAPES: [(&str, &str); 3] =
+        [("native", "native"), ("classic", "classic"), ("off", "off")];
+    let shape = fields.take("histogram").and_then(|node| {
+        Some((choice(node, &place.key("histogram"), report, &SHAPES)?, node.line))
+    });
+    let listed = fields.take("buckets");
+    let bounds = listed.and_then(|node| buckets(node, &place.key("buckets"), report));
+    match (shape, bounds) {
+        (None | Some(("native", _)), None) => Histogram::Native,
+        (Some(("classic", _)), None) => Histogram::Classic(BUCKETS.into()),
+        (None, Some(bounds)) if bounds.is_empty() => Histogram::Off,
+        (None | Some(("classic", _)), Some(bounds)) if !bounds.is_empty() => {
+            Histogram::Classic(bounds.into())
+        }
+        (Some((shape, line)), Some(_)) => {
+            let message = format!(
+                "`histogram: {shape}` and these buckets exclude each other: buckets are for \
+                 `histogram: classic`, remove one of the two keys"
+            );
+            report.error(line, &place.key("buckets"), message);
+            Histogram::Off
+        }
+        _ => Histogram::Off,
+    }
 }
 
 /// `off`, or upper bounds in ascending order, each a duration or seconds.

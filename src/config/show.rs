@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::access::{Access, Rule, Rules};
 use crate::config::files::hexadecimal;
 use crate::config::{Config, ModuleEntry, duration};
 use crate::module::pattern::Pattern;
 use crate::module::{Expect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings};
-use crate::monitor::{Endpoint, Monitor};
+use crate::monitor::{Endpoint, Histogram, Monitor, SeriesOptions};
 
 /// Stands for what only the file may hold.
 const SECRET: &str = "<secret>";
@@ -30,7 +30,7 @@ pub(super) fn config(config: &Config) -> String {
     });
     written(&File {
         modules: modules.collect(),
-        defaults: DefaultsText { buckets: &config.buckets },
+        defaults: DefaultsText::of(&config.options),
         monitors: config.monitors.iter().map(|it| MonitorText::of(it)).collect(),
         canaries: config
             .canaries
@@ -65,12 +65,21 @@ struct File<'c> {
 
 #[derive(Serialize)]
 struct DefaultsText<'c> {
-    #[serde(serialize_with = "buckets")]
-    buckets: &'c [f64],
+    histogram: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buckets: Option<&'c [f64]>,
+    series: &'static str,
 }
 
-fn buckets<S: Serializer>(bounds: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-    if bounds.is_empty() { serializer.serialize_str("off") } else { bounds.serialize(serializer) }
+impl<'c> DefaultsText<'c> {
+    fn of(options: &'c SeriesOptions) -> Self {
+        let (histogram, buckets) = match &options.histogram {
+            Histogram::Native => ("native", None),
+            Histogram::Classic(bounds) => ("classic", Some(&**bounds)),
+            Histogram::Off => ("off", None),
+        };
+        Self { histogram, buckets, series: if options.full { "full" } else { "lean" } }
+    }
 }
 
 #[derive(Serialize)]

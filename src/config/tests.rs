@@ -6,6 +6,7 @@ use super::*;
 use crate::module::{
     Close, Expect, ExpectConnect, Family, PemSource, Resolver, Send, Step, TlsVersion,
 };
+use crate::monitor::Histogram;
 
 /// Compiled once: its expressions take longer than everything else here.
 static EMBEDDED: LazyLock<Config> = LazyLock::new(Config::embedded);
@@ -153,6 +154,24 @@ access: {allow: [10.0.0.0/8, '*'], deny: ['*.example.com:22'], modules: {tcp_con
     let first = accept(&format!("{text}{more}")).text();
     let second = accept(&first).text();
     assert_eq!(first, second);
+    for defaults in ["{histogram: off, series: full}", "{}", "{histogram: classic}"] {
+        let first = accept(&format!("{text}\ndefaults: {defaults}\n")).text();
+        assert_eq!(first, accept(&first).text(), "{defaults}");
+    }
+}
+
+#[test]
+fn whoever_lists_buckets_wants_a_classic_histogram() {
+    let read = |defaults: &str| accept(&format!("defaults: {defaults}\n")).options;
+    let classic = |bounds: &[f64]| Histogram::Classic(bounds.into());
+    assert_eq!(read("{}"), SeriesOptions::default());
+    assert_eq!(read("{buckets: [10ms, 0.5]}").histogram, classic(&[0.01, 0.5]));
+    assert_eq!(read("{histogram: classic, buckets: [1]}").histogram, classic(&[1.0]));
+    assert_eq!(read("{buckets: off}").histogram, Histogram::Off);
+    assert_eq!(read("{histogram: off}").histogram, Histogram::Off);
+    let Histogram::Classic(bounds) = read("{histogram: classic}").histogram else { panic!() };
+    assert_eq!(bounds.len(), 11);
+    assert!(!read("{series: lean}").full && read("{series: full}").full);
 }
 
 fn module(config: &Config, name: &str) -> Arc<Module> {
@@ -916,7 +935,7 @@ fn empty() -> Config {
         monitors: Vec::new(),
         access: Arc::default(),
         canaries: Vec::new(),
-        buckets: Arc::from([]),
+        options: SeriesOptions::default(),
         monitor_files: Vec::new(),
         files: Vec::new(),
         fingerprint: String::new(),

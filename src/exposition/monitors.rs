@@ -8,18 +8,22 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exposition::page::{Kind, Labels, Page, Value, label};
+use crate::exposition::Format;
+use crate::exposition::page::{Buckets, Distribution, Kind, Labels, Page, Value, label};
+use crate::monitor::{Endpoint, Histogram, Policy, Target};
 use crate::outcome::Outcome;
-use crate::store::{Moment, Row, Snapshot, State, Store};
+use crate::store::{Durations, Moment, Row, Snapshot, State, Store};
 use crate::verdict::{SlownessWindow, Verdict};
 
 /// Labels that the exporter sets itself, which monitors cannot.
-pub const BUILT_IN_LABELS: [&str; 9] =
-    ["monitor", "target", "module", "host", "port", "group", "role", "depends_on", "le"];
+pub const BUILT_IN_LABELS: [&str; 10] =
+    ["monitor", "target", "module", "host", "port", "group", "role", "depends_on", "policy", "le"];
 
-pub(super) fn write(store: &Store, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
+/// `start` is when counting began, Unix seconds.
+pub(super) fn write(store: &Store, start: f64, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
     let rows = store.snapshot();
     if rows.is_empty() {
         return Ok(());
@@ -32,8 +36,13 @@ pub(super) fn write(store: &Store, now: Moment, page: &mut Page<'_>) -> io::Resu
     results(&rows, page)?;
     while_true(&rows, now, page)?;
     kernel_and_certificates(&rows, page)?;
-    durations(&rows, &store.bounds(), page)?;
-    policy(&rows, page)?;
+    let options = store.options();
+    durations(&rows, &options.histogram, start, page)?;
+    policies(&rows, page)?;
+    groups(&rows, page)?;
+    if options.full {
+        full(&rows, page)?;
+    }
     info(&rows, page)
 }
 
@@ -101,11 +110,6 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
     let help = "Failures since the last success; inconclusive probes neither raise nor clear it.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
         page.sample(name, &labels, state.health.consecutive_failures());
-    })?;
-    let name = "tcp_monitor_consecutive_successes";
-    let help = "Successes since the last failure; inconclusive probes neither raise nor clear it.";
-    each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
-        page.sample(name, &labels, state.health.consecutive_successes());
     })?;
     let name = "tcp_monitor_last_probe_timestamp_seconds";
     let help = "End of the last conclusive probe.";
@@ -202,55 +206,166 @@ fn kernel_and_certificates(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<(
     })
 }
 
-fn durations(rows: &Snapshot, bounds: &[f64], page: &mut Page<'_>) -> io::Result<()> {
-    if bounds.is_empty() {
-        return Ok(());
-    }
+fn durations(
+    rows: &Snapshot,
+    histogram: &Histogram,
+    start: f64,
+    page: &mut Page<'_>,
+) -> io::Result<()> {
     let name = "tcp_monitor_probe_duration_seconds";
     let help = "Durations of the successful probes.";
-    // `le` keeps its decimal point in both formats, lest negotiation change a series.
-    let bounds: Vec<_> = bounds
-        .iter()
-        .map(|&bound| format!(",le=\"{}\"", ryu::Buffer::new().format(bound)))
-        .collect();
-    each(rows, page, (name, Kind::Histogram, help), |page, labels, state| {
-        const BUCKET: &str = "tcp_monitor_probe_duration_seconds_bucket";
-        let mut total = 0_u64;
-        for (it, bound) in bounds.iter().enumerate() {
-            total += u64::from(state.durations.counts.get(it).copied().unwrap_or_default());
-            page.sample(BUCKET, &Joined(labels, bound), total);
-        }
-        let count = state.outcomes[Outcome::Success.index()];
-        page.sample(BUCKET, &Joined(labels, ",le=\"+Inf\""), count);
-        page.sample("tcp_monitor_probe_duration_seconds_sum", &labels, state.durations.sum);
-        page.sample("tcp_monitor_probe_duration_seconds_count", &labels, count);
-    })
+    let bounds = match (histogram, page.format()) {
+        (Histogram::Native, Format::Protobuf) => return native_durations(rows, page),
+        (Histogram::Native | Histogram::Off, _) => None,
+        (Histogram::Classic(bounds), _) => Some(bounds),
+    };
+    let kind = if bounds.is_some() { Kind::Histogram } else { Kind::Summary };
+    let mut cumulative = Vec::new();
+    page.family(name, kind, help)?;
+    for row in rows.iter() {
+        let state = row.state();
+        let (sum, count) = (state.durations.sum, state.outcomes[Outcome::Success.index()]);
+        let buckets = bounds.map_or(Buckets::None, |bounds| {
+            let counts = state.durations.counts.iter().copied().chain(std::iter::repeat(0));
+            cumulative.clear();
+            let mut total = 0;
+            cumulative.extend(bounds.iter().zip(counts).map(|(&bound, count)| {
+                total += u64::from(count);
+                (bound, total)
+            }));
+            Buckets::Classic(&cumulative)
+        });
+        drop(state);
+        let distribution = Distribution { created: Some(start), sum, count, buckets };
+        page.distribution(name, &labels(row), &distribution);
+        page.flush_if_full()?;
+    }
+    Ok(())
 }
 
-/// Two pieces of rendered labels.
-struct Joined<'a>(&'a str, &'a str);
+/// What is known of the durations of one target, its counts in a pool that many share.
+struct NativeDurations<'a> {
+    row: &'a Row,
+    sum: f64,
+    count: u64,
+    first: i32,
+    counts: std::ops::Range<usize>,
+}
 
-impl Labels for Joined<'_> {
-    fn write(&self, text: &mut Vec<u8>) {
-        text.extend_from_slice(self.0.as_bytes());
-        text.extend_from_slice(self.1.as_bytes());
+/// A native histogram is one series; so that sum and count are there whatever was negotiated,
+/// they are families of their own beside it. All three say the same of one moment, since scrapers
+/// that do not take native histograms read sum and count from both.
+fn native_durations(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
+    const SUM: &str = "tcp_monitor_probe_duration_seconds_sum";
+    const COUNT: &str = "tcp_monitor_probe_duration_seconds_count";
+    const HISTOGRAM: &str = "tcp_monitor_probe_duration_seconds";
+    for rows in rows.chunks(256) {
+        let mut pool = Vec::new();
+        let copied: Vec<_> = rows.iter().map(|row| native_durations_of(row, &mut pool)).collect();
+        page.family(SUM, Kind::Counter, "Seconds of the successful probes.")?;
+        for target in &copied {
+            page.sample(SUM, &labels(target.row), target.sum);
+        }
+        page.family(COUNT, Kind::Counter, "Successful probes.")?;
+        for target in &copied {
+            page.sample(COUNT, &labels(target.row), target.count);
+        }
+        page.family(HISTOGRAM, Kind::Histogram, "Durations of the successful probes.")?;
+        for target in &copied {
+            let counts = &pool[target.counts.clone()];
+            let distribution = Distribution {
+                created: None,
+                sum: target.sum,
+                // Buckets begin anew when they change; Prometheus refuses a count that is not theirs.
+                count: counts.iter().copied().map(u64::from).sum(),
+                buckets: Buckets::Native { schema: Durations::SCHEMA, first: target.first, counts },
+            };
+            page.distribution(HISTOGRAM, &labels(target.row), &distribution);
+        }
+        page.flush_if_full()?;
+    }
+    Ok(())
+}
+
+fn native_durations_of<'a>(row: &'a Row, pool: &mut Vec<u32>) -> NativeDurations<'a> {
+    let state = row.state();
+    let begin = pool.len();
+    pool.extend_from_slice(&state.durations.counts);
+    NativeDurations {
+        row,
+        sum: state.durations.sum,
+        count: state.outcomes[Outcome::Success.index()],
+        first: state.durations.first.into(),
+        counts: begin..pool.len(),
     }
 }
 
-fn policy(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
-    let (name, help) = ("tcp_monitor_interval_seconds", "Time between two scheduled probes.");
-    gauge(rows, page, name, help, |it| Some(it.target.monitor.interval))?;
-    let (name, help) = ("tcp_monitor_timeout_seconds", "Bound of one probe.");
-    gauge(rows, page, name, help, |it| Some(it.target.monitor.timeout))?;
-    let (name, help) = ("tcp_monitor_slow_seconds", "Successes slower than this are slow.");
-    gauge(rows, page, name, help, |it| it.target.monitor.slow)?;
-    let (name, help) = ("tcp_monitor_confirm_failures", "Failures in a row that take it down.");
-    gauge(rows, page, name, help, |it| Some(it.target.monitor.confirm.thresholds.failures.get()))?;
-    let (name, help) = ("tcp_monitor_required_regions", "Regions that must hold it down.");
-    gauge(rows, page, name, help, |it| Some(it.target.monitor.confirm.regions.get()))?;
-    let (name, help) = ("tcp_monitor_slo_objective_ratio", "Objective of availability.");
-    gauge(rows, page, name, help, |it| it.target.monitor.slo)?;
+/// One value of a policy; `None` where it sets none.
+type PolicyValue = fn(&Policy) -> Option<f64>;
 
+/// What a policy says, as name, help and value.
+const POLICY: [(&str, &str, PolicyValue); 6] = [
+    ("interval_seconds", "Time between two scheduled probes.", |policy| {
+        Some(policy.interval.as_secs_f64())
+    }),
+    ("timeout_seconds", "Bound of one probe.", |policy| Some(policy.timeout.as_secs_f64())),
+    ("slow_seconds", "Successes slower than this are slow.", |policy| {
+        policy.slow.map(|slow| slow.as_secs_f64())
+    }),
+    ("confirm_failures", "Failures in a row that take a target down.", |policy| {
+        Some(policy.confirm.thresholds.failures.get().into())
+    }),
+    ("required_regions", "Regions that must hold a target down.", |policy| {
+        Some(policy.confirm.regions.get().into())
+    }),
+    ("slo_objective_ratio", "Objective of availability.", |policy| policy.slo),
+];
+
+/// The same for the same values, in every process and version: the first half of a 64-bit FNV-1a.
+struct PolicyId(u32);
+
+impl PolicyId {
+    fn of(policy: &Policy) -> Self {
+        let values = POLICY.iter().map(|(_, _, value)| value(policy).unwrap_or(f64::NAN));
+        let bytes = values.flat_map(f64::to_le_bytes);
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        // The upper half fits.
+        Self(u32::try_from(hash >> 32).unwrap_or_default())
+    }
+
+    fn text(&self) -> [u8; 8] {
+        std::array::from_fn(|digit| {
+            b"0123456789abcdef"[(self.0 >> (28 - 4 * digit) & 0xf) as usize]
+        })
+    }
+}
+
+/// Policies that targets share, once each: fleets have few.
+fn policies(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
+    let mut policies = BTreeMap::new();
+    let mut before: Option<&Arc<Policy>> = None;
+    for row in rows.iter() {
+        let policy = &row.target.monitor.policy;
+        if before.is_none_or(|before| !Arc::ptr_eq(before, policy)) {
+            policies.insert(PolicyId::of(policy).text(), &**policy);
+        }
+        before = Some(policy);
+    }
+    for (suffix, help, value) in POLICY {
+        let name = format!("tcp_monitor_policy_{suffix}");
+        page.family(&name, Kind::Gauge, help)?;
+        for (id, policy) in &policies {
+            if let (Some(value), Ok(id)) = (value(policy), std::str::from_utf8(id)) {
+                page.sample(&name, &[("policy", id)], value);
+            }
+        }
+    }
+    page.flush_if_full()
+}
+
+fn groups(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
     let groups: BTreeMap<_, _> = rows
         .iter()
         .filter_map(|row| row.target.monitor.group.as_ref())
@@ -264,6 +379,20 @@ fn policy(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
     for (group, min_up) in groups {
         page.sample(name, &[("group", group)], min_up);
         page.flush_if_full()?;
+    }
+    Ok(())
+}
+
+/// What can be derived or joined: series that most fleets need not store for every target.
+fn full(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
+    let name = "tcp_monitor_consecutive_successes";
+    let help = "Successes since the last failure; inconclusive probes neither raise nor clear it.";
+    each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
+        page.sample(name, &labels, state.health.consecutive_successes());
+    })?;
+    for (suffix, help, value) in POLICY {
+        let name = format!("tcp_monitor_{suffix}");
+        gauge(rows, page, &name, help, |row| value(&row.target.monitor.policy))?;
     }
     Ok(())
 }
@@ -282,28 +411,36 @@ struct InfoLabels<'a>(&'a Row);
 
 impl Labels for InfoLabels<'_> {
     fn write(&self, text: &mut Vec<u8>) {
-        let target = &self.0.target;
-        let monitor = &target.monitor;
         text.extend_from_slice(labels(self.0).as_bytes());
-        label(text, "module", &monitor.module.name);
-        label(text, "host", &target.address.host.to_string());
-        label(text, "port", itoa::Buffer::new().format(target.address.port));
-        if let Some(service) = &target.service
-            && !monitor.labels.contains_key("service")
-        {
-            label(text, "service", service);
-        }
-        if let Some(group) = &monitor.group {
-            label(text, "group", &group.name);
-            if let Some(role) = &group.role {
-                label(text, "role", role);
-            }
-        }
-        if let Some(parent) = &monitor.depends_on {
-            label(text, "depends_on", parent);
-        }
-        for (name, value) in monitor.labels.iter() {
-            label(text, name, value);
+        info_labels(&self.0.target, |name, value| label(text, name, value));
+    }
+}
+
+/// The labels of a target's info series beside `monitor` and `target`: what everything that lists
+/// targets says of them.
+pub fn info_labels(target: &Target, mut each: impl FnMut(&str, &str)) {
+    let Endpoint { address, service } = &**target;
+    let monitor = &target.monitor;
+    each("module", &monitor.module.name);
+    each("host", &address.host.to_string());
+    each("port", itoa::Buffer::new().format(address.port));
+    if let Some(service) = service
+        && !monitor.labels.contains_key("service")
+    {
+        each("service", service);
+    }
+    if let Some(group) = &monitor.group {
+        each("group", &group.name);
+        if let Some(role) = &group.role {
+            each("role", role);
         }
     }
+    if let Some(parent) = &monitor.depends_on {
+        each("depends_on", parent);
+    }
+    for (name, value) in monitor.labels.iter() {
+        each(name, value);
+    }
+    let id = PolicyId::of(&monitor.policy).text();
+    each("policy", std::str::from_utf8(&id).unwrap_or_default());
 }

@@ -1,16 +1,19 @@
-//! Text compared with text.
+//! Text compared with text; other formats in [`formats`].
+
+mod formats;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::monitor::Policy;
 use crate::monitor::tests::{change, monitor};
+use crate::monitor::{Histogram, Monitor, Policy, SeriesOptions};
 use crate::outcome::{DialogueDetails, KernelView, Outcome, Phase, Reason};
+use crate::telemetry::Telemetry;
 
 #[test]
 fn open_metrics_only_for_those_who_prefer_it() {
-    use Format::{Classic, OpenMetrics};
+    use Format::{Classic, OpenMetrics, Protobuf};
     for (accept, expected) in [
         ("", Classic),
         ("*/*", Classic),
@@ -21,6 +24,28 @@ fn open_metrics_only_for_those_who_prefer_it() {
         ("application/openmetrics-text;version=2.0.0", Classic),
         ("application/openmetrics-text;q=0,text/plain;q=0.1", Classic),
         ("text/plain;version=0.0.4;q=1,*/*;q=0.1", Classic),
+        // Native histograms: the feature flag of Prometheus 2.42, and `scrape_native_histograms`.
+        (
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+             encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,\
+             application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,\
+             */*;q=0.1",
+            Protobuf,
+        ),
+        (
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+             encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;\
+             escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,\
+             */*;q=0.1",
+            Protobuf,
+        ),
+        ("application/vnd.google.protobuf", Classic),
+        (
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+             encoding=text,*/*;q=0.1",
+            Classic,
+        ),
         // Prometheus 2.42, 3.14 and vmagent.
         (
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
@@ -38,6 +63,10 @@ fn open_metrics_only_for_those_who_prefer_it() {
     ] {
         assert_eq!(Format::negotiate(accept), expected, "{accept}");
     }
+}
+
+fn text(page: &[u8]) -> &str {
+    std::str::from_utf8(page).unwrap()
 }
 
 fn result(outcome: Outcome) -> ProbeResult {
@@ -87,8 +116,8 @@ probe_failed_due_to_regex 0
 # TYPE probe_failed_due_to_bytes gauge
 probe_failed_due_to_bytes 0
 ";
-    assert_eq!(probe(&refused, Format::Classic), expected);
-    assert_eq!(probe(&refused, Format::OpenMetrics), format!("{expected}# EOF\n"));
+    assert_eq!(text(&probe(&refused, Format::Classic)), expected);
+    assert_eq!(text(&probe(&refused, Format::OpenMetrics)), format!("{expected}# EOF\n"));
 }
 
 #[test]
@@ -96,7 +125,8 @@ fn captured_labels_are_escaped() {
     let mut success = result(Outcome::Success);
     let labels = Some(vec![("banner".to_owned(), "a \"b\"\\\n\u{fffd}".to_owned())]);
     success.dialogue = Some(Box::new(DialogueDetails { labels, ..DialogueDetails::default() }));
-    let text = probe(&success, Format::Classic);
+    let page = probe(&success, Format::Classic);
+    let text = text(&page);
     assert!(
         text.contains("probe_expect_info{banner=\"a \\\"b\\\"\\\\\\n\u{fffd}\"} 1\n"),
         "{text}"
@@ -106,13 +136,22 @@ fn captured_labels_are_escaped() {
 #[test]
 fn an_unparsable_target_was_never_looked_up() {
     let invalid = result(Outcome::because(Reason::InvalidTarget, Phase::Resolve));
-    let text = probe(&invalid, Format::Classic);
+    let page = probe(&invalid, Format::Classic);
+    let text = text(&page);
     assert!(!text.contains("probe_ip_protocol") && !text.contains("dns_lookup"), "{text}");
 }
 
 /// So many seconds after the results of these tests.
 fn moment(seconds: u64) -> Moment {
     Moment::since_epoch(Duration::from_secs(1_000_000_000 + seconds))
+}
+
+fn options(histogram: Histogram) -> SeriesOptions {
+    SeriesOptions { histogram, full: false }
+}
+
+fn exporter() -> ExporterMetrics {
+    ExporterMetrics::new(&Telemetry::default())
 }
 
 /// The names and labels of all series of a page, without those that come and go.
@@ -124,8 +163,7 @@ fn series(store: &Store) -> Vec<String> {
 /// The names and labels of all series of a page.
 fn all_series(store: &Store) -> Vec<String> {
     let mut page = Vec::new();
-    let (telemetry, own) = (Telemetry::default(), ExporterMetrics::starting());
-    metrics(store, &telemetry, &own, moment(0), Format::Classic, &mut page).unwrap();
+    metrics(store, &exporter(), moment(0), Format::Classic, &mut page).unwrap();
     let text = String::from_utf8(page).unwrap();
     text.lines()
         .filter(|line| line.starts_with("tcp_monitor"))
@@ -138,7 +176,7 @@ fn the_series_of_a_target_are_the_same_whatever_happens() {
     let store = Store::default();
     let target = monitor("db", "db.example.com", &[5432]).targets().next().unwrap();
     let row = Store::row(target);
-    store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
+    store.replace(vec![Arc::clone(&row)], &options(Histogram::Native));
     let apply = |result: &ProbeResult| store.apply(&row, result, Box::default(), moment(0));
 
     let before = series(&store);
@@ -171,11 +209,10 @@ fn a_verdict_is_stale_until_probed_after_inconclusive_probes_and_when_old() {
     let target = monitor("db", "192.0.2.1", &[1]).targets().next().unwrap();
     let interval = target.monitor.interval.as_secs();
     let row = Store::row(target);
-    store.replace(vec![Arc::clone(&row)], &[]);
+    store.replace(vec![Arc::clone(&row)], &options(Histogram::Native));
     let stale = |seconds| {
         let mut page = Vec::new();
-        let (telemetry, own) = (Telemetry::default(), ExporterMetrics::starting());
-        metrics(&store, &telemetry, &own, moment(seconds), Format::Classic, &mut page).unwrap();
+        metrics(&store, &exporter(), moment(seconds), Format::Classic, &mut page).unwrap();
         let text = String::from_utf8(page).unwrap();
         text.contains("tcp_monitor_stale{monitor=\"db\",target=\"192.0.2.1:1\"} 1\n")
     };
@@ -197,7 +234,7 @@ fn a_target_is_slow_or_near_its_timeout_only_while_it_is_and_answers() {
     let slow = |policy: &mut Policy| policy.slow = Some(Duration::from_millis(500));
     let monitor = change(monitor("db", "192.0.2.1", &[1]), slow);
     let row = Store::row(monitor.targets().next().unwrap());
-    store.replace(vec![Arc::clone(&row)], &[]);
+    store.replace(vec![Arc::clone(&row)], &options(Histogram::Native));
     let apply = |outcome, seconds, times| {
         let mut result = result(outcome);
         result.duration = Duration::from_secs(seconds);
@@ -226,49 +263,76 @@ fn a_target_is_slow_or_near_its_timeout_only_while_it_is_and_answers() {
     assert_eq!(marks(), ["slow", "near_timeout"]);
     let patient = |policy: &mut Policy| policy.timeout = Duration::from_secs(30);
     let changed = change(monitor, patient).targets().next().unwrap();
-    store.replace(vec![Store::redefine(&row, changed)], &[]);
+    store.replace(vec![Store::redefine(&row, changed)], &options(Histogram::Native));
     assert!(marks().is_empty(), "judged by bounds that no longer hold");
 }
 
-#[test]
-fn histograms_add_up() {
+/// The page of a store, in a format.
+fn page(store: &Store, format: Format) -> Vec<u8> {
+    let mut page = Vec::new();
+    metrics(store, &exporter(), moment(0), format, &mut page).unwrap();
+    page
+}
+
+/// A store of one target that was probed with these durations.
+fn store_of(histogram: Histogram, durations: &[Duration]) -> Store {
     let store = Store::default();
     let row = Store::row(monitor("db", "192.0.2.1", &[1]).targets().next().unwrap());
-    store.replace(vec![Arc::clone(&row)], &[0.1, 1.0]);
-    for millis in [50, 100, 500, 5_000] {
+    store.replace(vec![Arc::clone(&row)], &options(histogram));
+    for &duration in durations {
         let mut success = result(Outcome::Success);
-        success.duration = Duration::from_millis(millis);
+        success.duration = duration;
         store.apply(&row, &success, Box::default(), moment(0));
     }
-    let mut page = Vec::new();
-    let (telemetry, own) = (Telemetry::default(), ExporterMetrics::starting());
-    metrics(&store, &telemetry, &own, moment(0), Format::Classic, &mut page).unwrap();
-    let text = String::from_utf8(page).unwrap();
-    let labels = "monitor=\"db\",target=\"192.0.2.1:1\"";
-    for line in [
-        format!("tcp_monitor_probe_duration_seconds_bucket{{{labels},le=\"0.1\"}} 2\n"),
-        format!("tcp_monitor_probe_duration_seconds_bucket{{{labels},le=\"1.0\"}} 3\n"),
-        format!("tcp_monitor_probe_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 4\n"),
-        format!("tcp_monitor_probe_duration_seconds_sum{{{labels}}} 5.65\n"),
-        format!("tcp_monitor_probe_duration_seconds_count{{{labels}}} 4\n"),
-    ] {
-        assert!(text.contains(&line), "{line}{text}");
+    store
+}
+
+const LABELS: &str = "monitor=\"db\",target=\"192.0.2.1:1\"";
+
+#[test]
+fn classic_histograms_add_up_and_say_since_when() {
+    let durations = [50, 100, 500, 5_000].map(Duration::from_millis);
+    let store = store_of(Histogram::Classic([0.1, 1.0].into()), &durations);
+    let name = "tcp_monitor_probe_duration_seconds";
+    let samples = format!(
+        "# TYPE {name} histogram\n\
+         {name}_bucket{{{LABELS},le=\"0.1\"}} 2\n\
+         {name}_bucket{{{LABELS},le=\"1.0\"}} 3\n\
+         {name}_bucket{{{LABELS},le=\"+Inf\"}} 4\n\
+         {name}_sum{{{LABELS}}} 5.65\n\
+         {name}_count{{{LABELS}}} 4\n"
+    );
+    let (classic, open) = (page(&store, Format::Classic), page(&store, Format::OpenMetrics));
+    assert!(text(&classic).contains(&format!("{samples}# HELP")), "{}", text(&classic));
+    assert!(text(&open).contains(&format!("{samples}{name}_created{{{LABELS}}} 1")));
+}
+
+#[test]
+fn without_classic_buckets_sum_and_count_are_a_summary() {
+    for histogram in [Histogram::Native, Histogram::Off] {
+        let store = store_of(histogram, &[Duration::from_secs(5)]);
+        let name = "tcp_monitor_probe_duration_seconds";
+        let samples = format!(
+            "# TYPE {name} summary\n{name}_sum{{{LABELS}}} 5\n{name}_count{{{LABELS}}} 1\n# HELP"
+        );
+        for format in [Format::Classic, Format::OpenMetrics] {
+            let page = page(&store, format);
+            assert!(text(&page).contains(&samples), "{}", text(&page));
+        }
     }
 }
 
 #[test]
 fn every_reason_is_counted_from_zero() {
-    let telemetry = Telemetry::default();
-    telemetry.module(&"tcp_connect".into());
     for (format, name) in [
-        (Format::Classic, "# TYPE tcp_probe_exporter_probes_total counter"),
-        (Format::OpenMetrics, "# TYPE tcp_probe_exporter_probes counter"),
+        (Format::Classic, "# TYPE tcp_probe_exporter_probe_failures_total counter"),
+        (Format::OpenMetrics, "# TYPE tcp_probe_exporter_probe_failures counter"),
     ] {
-        let text = ExporterMetrics::starting().encode(&telemetry, format);
-        assert!(text.contains(name), "{text}");
+        let page = page(&Store::default(), format);
+        assert!(text(&page).contains(name), "{}", text(&page));
         for &reason in Reason::ALL {
-            let line = format!("reason=\"{reason}\"}} 0");
-            assert!(text.contains(&line), "{line}\n{text}");
+            let line = format!("probe_failures_total{{reason=\"{reason}\"}} 0\n");
+            assert!(text(&page).contains(&line), "{line}\n{}", text(&page));
         }
     }
 }

@@ -147,19 +147,19 @@ pub fn redirect(status: StatusCode, location: &str) -> Response<Body> {
     response
 }
 
-/// Text for a scraper, compressed if it asks for that.
+/// A page for a scraper, compressed if it asks for that.
 #[must_use]
-pub fn scrape(content_type: &'static str, body: String, headers: &HeaderMap) -> Response<Body> {
+pub fn scrape(content_type: &'static str, body: Vec<u8>, headers: &HeaderMap) -> Response<Body> {
     let compress = body.len() >= WORTH_COMPRESSING && accepts_gzip(headers);
-    let compressed = if compress { gzip(body.as_bytes()) } else { None };
+    let compressed = if compress { gzip(&body) } else { None };
     let encoded = compressed.is_some();
-    let body = compressed.unwrap_or_else(|| body.into_bytes());
+    let body = compressed.unwrap_or(body);
     let mut response = typed(StatusCode::OK, content_type, body);
     scrape_headers(response.headers_mut(), content_type, encoded);
     response
 }
 
-/// Text for a scraper that is written while it is sent, compressed if the scraper asks for that.
+/// A page for a scraper that is written while it is sent, compressed if the scraper asks for that.
 ///
 /// `write` runs on a thread where it may block. When the client leaves, its writer fails.
 pub fn pieces(

@@ -6,8 +6,9 @@ use std::io;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
+use crate::exposition;
 use crate::http::request::Query;
-use crate::monitor::{Endpoint, Monitor, Shard, Target};
+use crate::monitor::{Monitor, Shard, Target};
 use crate::outcome::Outcome;
 use crate::store::{LastProbe, Moment, Row, Snapshot, Span};
 
@@ -91,31 +92,14 @@ fn last(last: &LastProbe) -> Value {
     })
 }
 
-/// What the info series of a target says too.
+/// The labels of a target's info series.
 fn labels(target: &Target) -> Map<String, Value> {
-    let Endpoint { address, service } = &**target;
-    let monitor = &target.monitor;
-    let mut labels: Map<String, Value> =
-        monitor.labels.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
-    let mut add = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            labels.insert(name.to_owned(), Value::String(value));
-        }
-    };
-    add("monitor", Some(monitor.name.to_string()));
-    add("module", Some(monitor.module.name.to_string()));
-    add("host", Some(address.host.to_string()));
-    add("port", Some(address.port.to_string()));
-    if let Some(service) = service
-        && !monitor.labels.contains_key("service")
-    {
-        add("service", Some(service.to_string()));
-    }
-    if let Some(group) = &monitor.group {
-        add("group", Some(group.name.to_string()));
-        add("role", group.role.as_ref().map(ToString::to_string));
-    }
-    add("depends_on", monitor.depends_on.as_ref().map(ToString::to_string));
+    let mut labels = Map::new();
+    labels.insert("monitor".to_owned(), json!(target.monitor.name));
+    labels.insert("target".to_owned(), json!(target.address.to_string()));
+    exposition::info_labels(target, |name, value| {
+        labels.insert(name.to_owned(), json!(value));
+    });
     labels
 }
 
@@ -128,6 +112,8 @@ pub fn service_discovery(config: &Config, shard: Shard, out: &mut dyn io::Write)
     let mut separator: &[u8] = b"[\n";
     for target in config.monitors.iter().flat_map(Monitor::targets).filter(|it| shard.holds(it)) {
         let mut labels = labels(&target);
+        // Whoever scrapes `/probe` has a policy of its own.
+        labels.remove("policy");
         let monitor = &target.monitor;
         for (name, duration) in [("interval", monitor.interval), ("timeout", monitor.timeout)] {
             let value = format!("{}ms", duration.as_millis());

@@ -84,7 +84,8 @@ pub fn debug_output(entry: &Entry) -> String {
             let _ = writeln!(out, "none: inconclusive: {reason} ({phase}): {detail}");
         }
         Outcome::Success | Outcome::Failure(..) => {
-            out.push_str(&exposition::probe(&entry.result, Format::Classic));
+            let page = exposition::probe(&entry.result, Format::Classic);
+            out.push_str(&String::from_utf8_lossy(&page));
         }
     }
     out.push_str("\n\n\nModule configuration:\n");

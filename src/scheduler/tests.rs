@@ -8,7 +8,7 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::monitor::tests::{change, monitor};
-use crate::monitor::{Monitor, Policy};
+use crate::monitor::{Monitor, Policy, SeriesOptions};
 use crate::outcome::Phase;
 use crate::verdict::Verdict;
 
@@ -62,7 +62,7 @@ impl Simulation {
         let (scheduled, was_scheduled) = oneshot::channel();
         let plan = Plan {
             rows: monitors.iter().flat_map(Monitor::targets).map(Store::row).collect(),
-            bounds: Arc::new([0.1, 1.0]),
+            options: SeriesOptions::default(),
             scheduled: Some(scheduled),
         };
         self.plans.send(plan).await.unwrap();
@@ -150,7 +150,7 @@ async fn ten_thousand_outages_are_confirmed_in_time() {
                 worst = (worst.0.max(detected), worst.1.max(recovered));
             }
             println!("worst detection {:?}, worst recovery {:?}", worst.0, worst.1);
-            assert_eq!(simulation.telemetry.runs_skipped.load(Relaxed), 0);
+            assert_eq!(simulation.telemetry.runs_skipped.get(), 0);
         })
         .await;
 }
@@ -198,9 +198,9 @@ async fn a_run_that_ends_just_in_time_is_never_in_the_way_of_the_next() {
             simulation.watch(&monitors).await;
             // Until the first probes, which are at no fixed time, are over.
             sleep(seconds(60)).await;
-            let before = simulation.telemetry.runs_skipped.load(Relaxed);
+            let before = simulation.telemetry.runs_skipped.get();
             sleep(seconds(300)).await;
-            assert_eq!(simulation.telemetry.runs_skipped.load(Relaxed) - before, 0);
+            assert_eq!(simulation.telemetry.runs_skipped.get() - before, 0);
         })
         .await;
 }
@@ -213,7 +213,7 @@ async fn a_run_that_would_overlap_its_predecessor_is_skipped_and_counted() {
         .run(receiver, async {
             simulation.watch(&[with("m", |it| it.interval = seconds(10))]).await;
             sleep(seconds(310)).await;
-            let skipped = simulation.telemetry.runs_skipped.load(Relaxed);
+            let skipped = simulation.telemetry.runs_skipped.get();
             assert!((18..=22).contains(&skipped), "{skipped} skipped");
             assert!((10..=12).contains(&simulation.starts("m").len()));
         })
@@ -384,7 +384,7 @@ async fn many_reloads_leave_nothing_behind() {
             assert_eq!(simulation.store.snapshot().len(), 20);
             // When they are probed depends on the time of day: at some moment nobody is.
             let mut moments = 0;
-            while simulation.telemetry.in_flight.load(Relaxed) > 0 {
+            while simulation.telemetry.in_flight.get() > 0 {
                 moments += 1;
                 assert!(moments < 10_000, "probes of removed targets never end");
                 sleep(Duration::from_millis(100)).await;

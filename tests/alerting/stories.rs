@@ -675,37 +675,19 @@ fn objectives() -> Story {
     let brownout = "uf".repeat(60) + &"u".repeat(60);
     let well = "u".repeat(180);
     for (monitor, letters, objective) in [
-        ("brown-out", [&brownout, &brownout, &well], Some("0.99")),
-        ("in-one-region", [&brownout, &well, &well], Some("0.99")),
+        ("brown-out", [&brownout, &brownout, &well], Some(0.99)),
+        ("in-one-region", [&brownout, &well, &well], Some(0.99)),
         ("no-objective", [&brownout, &brownout, &well], None),
-        ("generous", [&brownout, &brownout, &well], Some("0.5")),
+        ("generous", [&brownout, &brownout, &well], Some(0.5)),
     ] {
-        let target = Target { monitor, ..Target::default() };
+        let target = Target { monitor, objective, ..Target::default() };
         let [ap, eu, us] = letters;
         story.scheduled(&target, &regions(ap, eu, us));
-        if let Some(objective) = objective {
-            story.series(
-                &format!(
-                    "tcp_monitor_slo_objective_ratio{{monitor=\"{monitor}\", \
-                     target=\"{monitor}:1\", region=\"ap\"}}"
-                ),
-                &format!("{objective}x360"),
-            );
-        }
     }
     // A confirmed outage has paged already.
     let outage = minutes("u60 d60 u60");
-    let confirmed = Target { monitor: "outage", ..Target::default() };
+    let confirmed = Target { monitor: "outage", objective: Some(0.99), ..Target::default() };
     story.scheduled(&confirmed, &regions(&outage, &outage, &outage));
-    for region in ["ap", "eu", "us"] {
-        story.series(
-            &format!(
-                "tcp_monitor_slo_objective_ratio{{monitor=\"outage\", target=\"outage:1\", \
-                 region=\"{region}\", job=\"tcp-monitor\", instance=\"{region}:10115\"}}"
-            ),
-            "0.99x360",
-        );
-    }
     let expr =
         "count by (monitor, severity, long) (ALERTS{alertname=\"TcpMonitorErrorBudgetBurn\"})";
     let burn = |monitor: &str, severity: &str, long: &str| {

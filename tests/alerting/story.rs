@@ -20,8 +20,9 @@ pub(crate) struct Story {
     pub(crate) name: String,
     series: Vec<Value>,
     checks: Vec<Value>,
-    /// In which minutes each exporter reports anything, by its labels.
-    exporters: BTreeMap<String, String>,
+    /// Series that targets share, by name and labels: their value, and in which minutes the
+    /// exporter reports any of those targets.
+    shared: BTreeMap<String, (f64, String)>,
 }
 
 /// A target and its policy. The labels are those of its info series.
@@ -33,6 +34,8 @@ pub(crate) struct Target<'a> {
     pub(crate) timeout: u32,
     pub(crate) confirm: u32,
     pub(crate) required: usize,
+    /// Objective of availability; `None` sets none.
+    pub(crate) objective: Option<f64>,
     pub(crate) reason: &'a str,
 }
 
@@ -45,6 +48,7 @@ impl Default for Target<'_> {
             timeout: 5,
             confirm: 3,
             required: 2,
+            objective: None,
             reason: "timeout",
         }
     }
@@ -105,12 +109,20 @@ impl Story {
         exporter: &str,
         letters: &str,
     ) {
-        let Target { monitor, labels, interval, timeout, confirm, required, reason } = target;
+        let Target { monitor, labels, interval, timeout, confirm, required, objective, reason } =
+            target;
         let key = format!(
             "monitor=\"{monitor}\", target=\"{monitor}:1\", region=\"{region}\", \
              job=\"tcp-monitor\", instance=\"{exporter}:10115\""
         );
-        self.reports(region, exporter, letters);
+        self.share(
+            &format!(
+                "tcp_probe_exporter_targets{{region=\"{region}\", job=\"tcp-monitor\", \
+                 instance=\"{exporter}:10115\"}}"
+            ),
+            letters,
+            1.0,
+        );
         let mut verdict = None;
         self.tell(&format!("tcp_monitor_up{{{key}}}"), letters, |letter, _| {
             match letter {
@@ -132,15 +144,25 @@ impl Story {
             let old = now > probed + u64::from(3 * interval) + 60;
             (letter != '.' && (letter == 'i' || old || !known)).then_some(1.0)
         });
+        let policy = format!("{interval}-{timeout}-{confirm}-{required}-{objective:?}");
+        let policy = policy.replace(['(', ')'], "");
+        let of_policy = format!(
+            "policy=\"{policy}\", region=\"{region}\", job=\"tcp-monitor\", \
+             instance=\"{exporter}:10115\""
+        );
         for (name, value) in [
-            ("interval_seconds", f64::from(*interval)),
-            ("timeout_seconds", f64::from(*timeout)),
-            ("confirm_failures", f64::from(*confirm)),
-            ("required_regions", *required as f64),
+            ("interval_seconds", Some(f64::from(*interval))),
+            ("timeout_seconds", Some(f64::from(*timeout))),
+            ("confirm_failures", Some(f64::from(*confirm))),
+            ("required_regions", Some(*required as f64)),
+            ("slo_objective_ratio", *objective),
         ] {
-            self.constant(&format!("tcp_monitor_{name}{{{key}}}"), letters, value);
+            if let Some(value) = value {
+                self.share(&format!("tcp_monitor_policy_{name}{{{of_policy}}}"), letters, value);
+            }
         }
-        self.constant(&format!("tcp_monitor_info{{{key}, {labels}}}"), letters, 1.0);
+        let info = format!("tcp_monitor_info{{{key}, {labels}, policy=\"{policy}\"}}");
+        self.constant(&info, letters, 1.0);
         for (wanted, reason) in [(['d', 'f'], *reason), (['i', 'i'], "local_stall")] {
             if letters.contains(wanted) {
                 let series = format!(
@@ -151,16 +173,14 @@ impl Story {
         }
     }
 
-    /// Notes that this exporter reports a target in the minutes in which it is not silent.
-    fn reports(&mut self, region: &str, exporter: &str, letters: &str) {
-        let labels =
-            format!("region=\"{region}\", job=\"tcp-monitor\", instance=\"{exporter}:10115\"");
-        let known = self.exporters.remove(&labels).unwrap_or_default();
+    /// A series of one value that is there in the minutes in which any of its targets is.
+    fn share(&mut self, series: &str, letters: &str, value: f64) {
+        let (_, known) = self.shared.remove(series).unwrap_or_default();
         let silent = std::iter::repeat('.');
         let length = known.len().max(letters.len());
         let both = known.chars().chain(silent.clone()).zip(letters.chars().chain(silent));
         let union = both.take(length).map(|(a, b)| if a == '.' { b } else { a }).collect();
-        self.exporters.insert(labels, union);
+        self.shared.insert(series.to_owned(), (value, union));
     }
 
     /// A target that Prometheus probes on scrape in each region; `i` and `.` are failed scrapes.
@@ -236,8 +256,8 @@ impl Story {
     /// The test as promtool reads it.
     pub(crate) fn document(&self) -> Value {
         let mut whole = self.clone();
-        for (labels, letters) in &self.exporters {
-            whole.constant(&format!("tcp_probe_exporter_targets{{{labels}}}"), letters, 1.0);
+        for (series, (value, letters)) in &self.shared {
+            whole.constant(series, letters, *value);
         }
         json!({
             "name": self.name,

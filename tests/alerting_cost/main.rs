@@ -42,6 +42,16 @@ enum Mode {
 fn page(mode: Mode, region: &str, targets: usize) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     let mut page = format!("tcp_probe_exporter_targets {targets}\n");
+    if mode != Mode::OnScrape {
+        page.push_str(
+            "tcp_monitor_policy_interval_seconds{policy=\"0\"} 60\n\
+             tcp_monitor_policy_timeout_seconds{policy=\"0\"} 10\n\
+             tcp_monitor_policy_slow_seconds{policy=\"0\"} 0.5\n\
+             tcp_monitor_policy_confirm_failures{policy=\"0\"} 3\n\
+             tcp_monitor_policy_required_regions{policy=\"0\"} 2\n\
+             tcp_monitor_policy_slo_objective_ratio{policy=\"0\"} 0.999\n",
+        );
+    }
     for index in 0..targets {
         let key = format!("monitor=\"monitor-{index}\",target=\"10.0.0.1:{index}\"");
         let up = u8::from(index % 100 != 0 && (mode, region) != (Mode::Outage, "ap"));
@@ -67,16 +77,10 @@ fn page(mode: Mode, region: &str, targets: usize) -> String {
             "tcp_monitor_up{{{key}}} {up}\n\
              tcp_monitor_probe_success{{{key}}} {up}\n\
              tcp_monitor_last_probe_timestamp_seconds{{{key}}} {now}\n\
-             tcp_monitor_interval_seconds{{{key}}} 60\n\
-             tcp_monitor_timeout_seconds{{{key}}} 10\n\
-             tcp_monitor_slow_seconds{{{key}}} 0.5\n\
-             tcp_monitor_confirm_failures{{{key}}} 3\n\
-             tcp_monitor_required_regions{{{key}}} 2\n\
-             tcp_monitor_slo_objective_ratio{{{key}}} 0.999\n\
              tcp_monitor_probe_duration_seconds_sum{{{key}}} {sum}\n\
              tcp_monitor_probe_duration_seconds_count{{{key}}} {count}\n\
              tcp_monitor_info{{{key},module=\"tcp_connect\",host=\"host-{service}\",port=\"{index}\",\
-             service=\"service-{service}\",team=\"dba\",env=\"production\"}} 1\n"
+             service=\"service-{service}\",team=\"dba\",env=\"production\",policy=\"0\"}} 1\n"
         );
         if index % 100 == 1 {
             let _ = writeln!(page, "tcp_monitor_slow{{{key}}} 1");
