@@ -396,7 +396,7 @@ mod tests {
         value.write(&mut text);
         assert_eq!(String::from_utf8(text).unwrap(), expected);
         let float: f64 = expected.parse().unwrap();
-        assert!(value.float() == float || float.is_nan() && value.float().is_nan(), "{expected}");
+        assert!(value.float().total_cmp(&float).is_eq(), "{expected}");
     }
 
     #[test]

@@ -444,6 +444,41 @@ def of_chosen(expr):
     return f"({expr}) and {SAME_TARGET} {LABELS}"
 
 
+DURATION = "tcp_monitor_probe_duration_seconds"
+
+
+def histogram_quantile(quantile, by, matchers, window):
+    """A quantile of the durations, from a native histogram or else from classic buckets."""
+    le = f"{by}, le" if by else "le"
+    by = f" by ({by})" if by else ""
+    return (
+        f"histogram_quantile({quantile}, sum{by} (rate({DURATION}{{{matchers}}}[{window}])))"
+        f" or histogram_quantile({quantile}, sum by ({le}) (rate({DURATION}_bucket{{{matchers}}}[{window}])))"
+    )
+
+
+def mean(by, matchers, window):
+    """The mean of the durations, which needs no histogram."""
+    by = f" by ({by})" if by else ""
+    return (
+        f"sum{by} (rate({DURATION}_sum{{{matchers}}}[{window}]))"
+        f" / (sum{by} (rate({DURATION}_count{{{matchers}}}[{window}])) > 0)"
+    )
+
+
+def latency(by, matchers, window):
+    """The 95th percentile of the durations, or their mean where no histogram is stored."""
+    return f"({histogram_quantile(0.95, by, matchers, window)} or {mean(by, matchers, window)}) > 0"
+
+
+def policy_of(name, matchers):
+    """A value of the policy of targets: exporters expose each policy once."""
+    return (
+        f"(tcp_monitor_info{{{matchers}}} * on (policy) group_left ()"
+        f" max by (policy) (tcp_monitor_policy_{name}))"
+    )
+
+
 def filters():
     source = "target:tcp_monitor_info:labels"
     return [
@@ -596,12 +631,12 @@ def overview():
     )
     everything = table(
         "All targets",
-        "Every target, the ones that are down first. Availability is over the chosen time, latency is the 95th percentile of its successful probes.",
+        "Every target, the ones that are down first. Availability is over the chosen time, latency is the 95th percentile of its successful probes, or their mean where no histogram is stored.",
         [
             f"{LABELS} * {SAME_TARGET} group_left () target:tcp_monitor_down:quorum",
             f"1 - ({of_chosen('avg_over_time(target:tcp_monitor_down:quorum[$__range])')})",
             of_chosen(
-                "histogram_quantile(0.95, sum by (monitor, target, le) (rate(tcp_monitor_probe_duration_seconds_bucket[$__range]))) > 0"
+                f"{latency('monitor, target', '', '$__range')}"
                 ' or quantile by (monitor, target) (0.95, quantile_over_time(0.95, probe_duration_seconds{target!=""}[$__range]))'
             ),
             of_chosen("target:tcp_monitor_regions_down:last"),
@@ -612,7 +647,7 @@ def overview():
             column("monitor", "Monitor", links=to_target()),
             column("target", "Target", links=to_target()),
             column("Value #B", "Availability", unit="percentunit", decimals=3),
-            column("Value #C", "Latency p95", unit="s"),
+            column("Value #C", "Latency", unit="s"),
             column("Value #D", "Regions down", unit="none"),
             column("Value #E", "Regions looking", unit="none"),
             column("module", "Module"),
@@ -629,8 +664,8 @@ def overview():
     )  # fmt: skip
     slowest = bars(
         "Slowest targets",
-        "95th percentile of the successful probes of the chosen time, from the region that sees it worst. A refusal is quick and never counted here.",
-        f"topk(10, max by (monitor, target) ({of_chosen('histogram_quantile(0.95, sum by (monitor, target, region, le) (rate(tcp_monitor_probe_duration_seconds_bucket[$__range]))) > 0')}"
+        "95th percentile of the successful probes of the chosen time, or their mean where no histogram is stored, from the region that sees it worst. A refusal is quick and never counted here.",
+        f"topk(10, max by (monitor, target) ({of_chosen(latency('monitor, target, region', '', '$__range'))}"
         f""" or {of_chosen('quantile_over_time(0.95, probe_duration_seconds{target!=""}[$__range])')}))""",
         "{{monitor}} {{target}}",
         steps=thresholds(GREEN, (0.5, AMBER), (2, RED)),
@@ -727,7 +762,7 @@ def target():
         stat(
             "Error budget left",
             "What remains of the downtime that the objective allows in the chosen time. Below zero the objective is missed. Empty without `slo`.",
-            f"1 - avg(avg_over_time(target:tcp_monitor_down:quorum{{{THIS}}}[$__range])) / (1 - max(tcp_monitor_slo_objective_ratio{{{THIS}}}))",
+            f"1 - avg(avg_over_time(target:tcp_monitor_down:quorum{{{THIS}}}[$__range])) / (1 - max({policy_of('slo_objective_ratio', THIS)}))",
             "percentunit",
             decimals=1,
             steps=thresholds(RED, (0, AMBER), (0.5, GREEN)),
@@ -816,16 +851,19 @@ def target():
     )
     quantiles = series(
         "Duration of successful probes",
-        "From start to end, resolution, TLS and dialogue included, all chosen regions together. The limit is the monitor's `slow`.",
+        "From start to end, resolution, TLS and dialogue included, all chosen regions together. Quantiles need a histogram: native, or `histogram: classic`. The limit is the monitor's `slow`.",
         [
             (
-                f"histogram_quantile({q}, sum by (le) (rate(tcp_monitor_probe_duration_seconds_bucket{{{HERE}}}[$window])))"
+                f"{histogram_quantile(q, '', HERE, '$window')}"
                 f" or quantile({q}, probe_duration_seconds{{{HERE}}} and on (instance, target, job) (probe_success == 1))",
                 f"p{int(q * 100)}",
             )
             for q in (0.5, 0.95, 0.99)
         ]
-        + [(f"max(tcp_monitor_slow_seconds{{{THIS}}})", "slow from")],
+        + [
+            (mean("", HERE, "$window"), "mean"),
+            (f"max({policy_of('slow_seconds', THIS)})", "slow from"),
+        ],
         "s",
         min=0,
         fill=0,
@@ -833,7 +871,8 @@ def target():
     heat = heatmap(
         "Duration of successful probes, all of them",
         "How many successful probes took how long. Two bands are two populations: two addresses, two ways, or lost packets that cost a second each.",
-        f"sum by (le) (increase(tcp_monitor_probe_duration_seconds_bucket{{{HERE}}}[$window]))",
+        f"sum(increase(tcp_monitor_probe_duration_seconds{{{HERE}}}[$window]))"
+        f" or sum by (le) (increase(tcp_monitor_probe_duration_seconds_bucket{{{HERE}}}[$window]))",
     )
     rtt = series(
         "Round trip against duration",
@@ -844,8 +883,7 @@ def target():
                 "{{region}} round trip",
             ),
             (
-                f"sum by (region) (rate(tcp_monitor_probe_duration_seconds_sum{{{HERE}}}[$window]))"
-                f" / sum by (region) (rate(tcp_monitor_probe_duration_seconds_count{{{HERE}}}[$window]))"
+                f"{mean('region', HERE, '$window')}"
                 f" or avg by (region) (probe_duration_seconds{{{HERE}}})",
                 "{{region}} whole probe",
             ),
@@ -905,9 +943,9 @@ def target():
         "Policy in force",
         "What the monitor's configuration says, as the rules read it. Longest time to notice: interval + (failures - 1) x retry interval + failures x timeout.",
         [
-            (f"max(tcp_monitor_interval_seconds{{{THIS}}})", "interval"),
-            (f"max(tcp_monitor_timeout_seconds{{{THIS}}} or probe_timeout_seconds{{{THIS}}})", "timeout"),
-            (f"max(tcp_monitor_slow_seconds{{{THIS}}})", "slow from"),
+            (f"max({policy_of('interval_seconds', THIS)})", "interval"),
+            (f"max({policy_of('timeout_seconds', THIS)} or probe_timeout_seconds{{{THIS}}})", "timeout"),
+            (f"max({policy_of('slow_seconds', THIS)})", "slow from"),
         ],
         "s",
         fill="none",
@@ -925,7 +963,7 @@ def target():
     objective = stat(
         "Objective",
         "The monitor's `slo`. Empty without one.",
-        f"max(tcp_monitor_slo_objective_ratio{{{THIS}}})",
+        f"max({policy_of('slo_objective_ratio', THIS)})",
         "percentunit",
         decimals=3,
         noValue="None",
@@ -1171,7 +1209,8 @@ def regions():
         "How many intervals ago a region last looked, worst target of each. Above two, the region does not keep up.",
         [
             (
-                f"max by (region) ((time() - tcp_monitor_last_probe_timestamp_seconds{{{there}}}) / tcp_monitor_interval_seconds)",
+                f"max by (region) ((time() - tcp_monitor_last_probe_timestamp_seconds{{{there}}})"
+                f" / on (region, job, instance, monitor, target) ({policy_of('interval_seconds', there)}))",
                 "{{region}}",
             )
         ],
@@ -1318,7 +1357,7 @@ def exporter():
         "Failed probes per second by reason, against targets.",
         [
             (
-                f'sum by (reason) (rate(tcp_probe_exporter_probes_total{{{own}, outcome="failure"}}[$__rate_interval])) > 0',
+                f'sum by (reason) (rate(tcp_probe_exporter_probe_failures_total{{{own}, reason!~"local_.*"}}[$__rate_interval])) > 0',
                 "{{reason}}",
             )
         ],
@@ -1331,7 +1370,7 @@ def exporter():
         "Probes per second that could not look, by reason. They change no verdict; the people who run the exporter should look.",
         [
             (
-                f'sum by (reason) (rate(tcp_probe_exporter_probes_total{{{own}, outcome="inconclusive"}}[$__rate_interval])) > 0',
+                f'sum by (reason) (rate(tcp_probe_exporter_probe_failures_total{{{own}, reason=~"local_.*"}}[$__rate_interval])) > 0',
                 "{{reason}}",
             )
         ],

@@ -126,7 +126,8 @@ fn any_dialogue_with_any_peer_ends_in_time() {
         let noted: usize = journal.lines().iter().map(|it| it.message.len()).sum();
         prop_assert!(noted <= 17 * 1024, "{}", noted);
         for format in [Format::Classic, Format::OpenMetrics] {
-            assert_readable(&exposition::probe(&result, format), format);
+            let page = String::from_utf8(exposition::probe(&result, format)).expect("text");
+            assert_readable(&page, format);
         }
         Ok(())
     });

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use harness::Metrics;
+use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model::MetricFamily;
 use proptest::prelude::*;
+use prost::Message as _;
 use tcp_probe_exporter::exposition::{self, Format};
 use tcp_probe_exporter::outcome::{
     DialogueDetails, KernelView, LeafCertificate, Outcome, Phase, ProbeResult, Reason, TlsDetails,
@@ -115,8 +117,10 @@ fn whatever_was_found_is_read_back() {
         if result.outcome.is_inconclusive() {
             return Ok(());
         }
-        let classic = exposition::probe(&result, Format::Classic);
-        let open = exposition::probe(&result, Format::OpenMetrics);
+        let text = |format| String::from_utf8(exposition::probe(&result, format)).expect("text");
+        let (classic, open) = (text(Format::Classic), text(Format::OpenMetrics));
+        let protobuf = exposition::probe(&result, Format::Protobuf);
+        prop_assert_eq!(&rewritten(&protobuf), &protobuf);
         assert_readable(&classic, Format::Classic);
         assert_readable(&open, Format::OpenMetrics);
         // What was captured comes back as it was.
@@ -164,6 +168,16 @@ fn whatever_was_found_is_read_back() {
         assert!(!strict, "python3-prometheus-client is missing");
         eprintln!("SKIPPED the OpenMetrics parser: no python3-prometheus-client");
     }
+}
+
+/// A protobuf page as its own messages write it.
+fn rewritten(mut page: &[u8]) -> Vec<u8> {
+    let mut written = Vec::new();
+    while !page.is_empty() {
+        let family = MetricFamily::decode_length_delimited(&mut page).expect("a family");
+        family.encode_length_delimited(&mut written).expect("room");
+    }
+    written
 }
 
 fn ask(words: &[&str], input: &str) -> (bool, String) {

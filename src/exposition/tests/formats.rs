@@ -1,5 +1,12 @@
 //! The same page in every format, and what it costs where it is stored.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "figures of tests are small"
+)]
+
 use std::collections::BTreeMap;
 
 use prometheus_client::encoding::prometheus_protobuf::{self, prometheus_data_model as model};
@@ -323,23 +330,25 @@ fn quantiles_of_native_and_classic_agree_within_a_bucket() {
     }
 }
 
+/// How long the pieces of a page are, and all of them.
+struct Pieces(Vec<usize>, Vec<u8>);
+impl std::io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.push(bytes.len());
+        self.1.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn long_families_go_out_in_pieces_of_one_name() {
     let ports: Vec<u16> = (1..=5_000).collect();
     let store = Store::default();
     let rows = monitor("db", "192.0.2.1", &ports).targets().map(Store::row).collect();
     store.replace(rows, &SeriesOptions::default());
-    struct Pieces(Vec<usize>, Vec<u8>);
-    impl std::io::Write for Pieces {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.push(bytes.len());
-            self.1.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     for format in FORMATS {
         let mut out = Pieces(Vec::new(), Vec::new());
         metrics(&store, &exporter(), moment(0), format, &mut out).unwrap();
