@@ -27,10 +27,20 @@ pub struct Way {
     pub route: Route,
     /// Whether the interface is up and has a carrier.
     pub link_is_up: bool,
+    /// Index of the interface.
+    pub interface: u32,
     /// The router that the packets go to; none on the peer's own network.
     pub gateway: Option<IpAddr>,
     /// What the kernel knows of the gateway, or of the peer where there is none.
     pub neighbour: Neighbour,
+}
+
+impl Way {
+    /// What two ways have in common if they begin alike.
+    #[must_use]
+    pub const fn first_hop(self) -> (u32, Option<IpAddr>) {
+        (self.interface, self.gateway)
+    }
 }
 
 /// What a route says.

@@ -14,7 +14,6 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::canaries::Canaries;
 use crate::config::{Config, ModuleEntry};
 use crate::config_handle::ConfigHandle;
 use crate::exposition::exporter::ExporterMetrics;
@@ -27,6 +26,7 @@ use crate::http::request::{ProbeRequest, Query, invalid_target};
 use crate::http::url::RoutePrefix;
 use crate::http::web::Web;
 use crate::monitor::Shard;
+use crate::observer::Observer;
 use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::prober::Probe;
 use crate::prober::journal::{Journal, Level};
@@ -61,7 +61,7 @@ pub struct App {
     /// The configuration in force.
     pub config_handle: Arc<ConfigHandle>,
     /// Carry out probes on demand, and say whether this region is cut off.
-    pub canaries: Arc<Canaries>,
+    pub observer: Arc<Observer>,
     /// What is known of every monitor.
     pub store: Arc<Store>,
     /// What the exporter counts about itself.
@@ -237,7 +237,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
                 timeout: request.timeout,
                 access: &config.access,
             };
-            app.canaries.probe(probe, &mut journal).await
+            app.observer.probe(probe, &mut journal).await
         }
         Err(error) => invalid_target(error, request.timeout, &mut journal),
     };
@@ -344,7 +344,7 @@ fn index(app: &App, query: &Query) -> Response<Body> {
             recent: &app.history.entries(),
             modules: &modules,
             wanted: ListingQuery::parse(query),
-            isolated: app.canaries.all_fail(),
+            isolated: app.observer.all_fail(),
             now: Timestamp::now(),
         }),
         &pages::policy(),

@@ -13,12 +13,13 @@
 //! On scrape, without memory:
 //!
 //! ```text
-//! http ─▶ request ─▶ prober (access, canaries) ─▶ exposition ─▶ http
+//! http ─▶ request ─▶ observer (access, canaries) ─▶ exposition ─▶ http
 //! ```
 //!
 //! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `evidence`,
 //! `circumstances`, `verdict`, `access`) and the judgement (`diagnosis`);
-//! the edges (`config`, `config_handle`, `machine`, `prober`, `canaries`); memory and motion (`store`, `scheduler`,
+//! the edges (`config`, `config_handle`, `machine`, `prober`, `canaries`,
+//! `observer`); memory and motion (`store`, `scheduler`,
 //! `telemetry`); the surface (`exposition`, `http`); the process (`cli`, `settings`, `limits`,
 //! `log`).
 //!
@@ -41,7 +42,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::canaries::Canaries;
 use crate::config::Config;
 use crate::config_handle::ConfigHandle;
 use crate::exposition::exporter::ExporterMetrics;
@@ -51,6 +51,7 @@ use crate::http::history::History;
 use crate::http::url::{ExternalUrl, RoutePrefix};
 use crate::http::web::Web;
 use crate::limits::Limits;
+use crate::observer::Observer;
 use crate::prober::Prober;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
@@ -74,6 +75,7 @@ pub mod log;
 pub mod machine;
 pub mod module;
 pub mod monitor;
+pub mod observer;
 pub mod outcome;
 pub mod prober;
 pub mod schedule;
@@ -102,7 +104,7 @@ pub async fn run(
         Arc::new(ConfigHandle::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
     let own: io::Result<Box<[_]>> = listeners.iter().map(TcpListener::local_addr).collect();
     let prober = Arc::new(Prober::new(own?, limits.lingering));
-    let canaries = Arc::new(Canaries::new(
+    let observer = Arc::new(Observer::new(
         Arc::clone(&prober),
         Arc::clone(&config_handle),
         Arc::clone(&telemetry),
@@ -112,7 +114,7 @@ pub async fn run(
         Arc::clone(&store),
         Arc::clone(&telemetry),
         Arc::clone(&prober),
-        Arc::clone(&canaries),
+        Arc::clone(&observer),
         config_handle.subscribe(),
         settings.shard,
         limits.scheduled,
@@ -127,7 +129,7 @@ pub async fn run(
     let app = Arc::new(App {
         web: Arc::clone(&web),
         config_handle: Arc::clone(&config_handle),
-        canaries: Arc::clone(&canaries),
+        observer: Arc::clone(&observer),
         store,
         shard: settings.shard,
         history: History::new(settings.history_limit),
@@ -144,7 +146,7 @@ pub async fn run(
 
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&web).watch());
-    background.spawn(canaries.watch());
+    background.spawn(observer.watch());
     background.spawn(reload_on_hangup(Arc::clone(&config_handle))?);
     if let Some(interval) = settings.auto_reload {
         background.spawn(reload_on_change(Arc::clone(&config_handle), interval));

@@ -3,16 +3,19 @@
 //! something went wrong, so that a probe that succeeds costs nothing more.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
-use crate::circumstances::Circumstances;
+use crate::circumstances::{Circumstances, Way};
 use crate::evidence::{Event, Evidence, TlsFault};
 use crate::machine::clock::WallClock;
 use crate::machine::heartbeat::Heartbeat;
 use crate::machine::link::Links;
+use crate::machine::others::Others;
 
 mod clock;
 pub mod heartbeat;
 mod link;
+mod others;
 
 /// The machine that the exporter runs on. One per process.
 #[derive(Debug, Default)]
@@ -21,6 +24,7 @@ pub struct Machine {
     pub heartbeat: Heartbeat,
     clock: WallClock,
     links: Links,
+    others: Others,
 }
 
 impl Machine {
@@ -43,6 +47,35 @@ impl Machine {
                 icmp.offender.is_some_and(|sender| Some(sender) != seen.peer && is_own(sender));
         }
         ours
+    }
+}
+
+impl Machine {
+    /// Notes a peer that answered as it should.
+    pub fn answered(&self, peer: SocketAddr, now: Instant) {
+        self.others.answered(peer, now);
+    }
+
+    /// Notes a peer of which nothing was heard.
+    pub fn silent(&self, peer: SocketAddr, now: Instant) {
+        self.others.silent(peer, now);
+    }
+
+    /// Whether another target over the same way has answered since then.
+    #[must_use]
+    pub fn sees_others(&self, peer: Option<SocketAddr>, since: Instant) -> bool {
+        let Some(peer) = peer else { return false };
+        let way = self.links.way(peer);
+        self.others.answered_since(peer, since).into_iter().any(|other| {
+            let other = self.links.way(other);
+            other.map(Way::first_hop) == way.map(Way::first_hop)
+        })
+    }
+
+    /// Whether several other targets were silent lately and none answered.
+    #[must_use]
+    pub fn sees_nobody(&self, peer: Option<SocketAddr>) -> bool {
+        peer.is_some_and(|peer| self.others.all_silent(peer, Instant::now()))
     }
 }
 

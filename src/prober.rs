@@ -141,6 +141,12 @@ impl Prober {
         if self.is_listener(peer) { probe.access.judge_own(module, host, peer) } else { Ok(()) }
     }
 
+    /// The machine that it runs on.
+    #[must_use]
+    pub const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     fn begin(&self, timeout: Duration) -> Begin {
         let deadline = Deadline::begin(timeout);
         Begin { deadline, sleep: self.machine.heartbeat.until(deadline.start) }
@@ -246,6 +252,7 @@ impl Prober {
             let now = Instant::now();
             result.duration = now.saturating_duration_since(begin.deadline.start);
             result.slept = self.slept(begin, now).all;
+            self.machine.answered(peer, now);
         }
         // A good probe leaves nothing to read at the usual level.
         let level = if result.outcome.is_success() { Level::Debug } else { Level::Info };
@@ -360,6 +367,11 @@ impl Prober {
         };
         let ours = self.machine.circumstances(&seen, result.peer);
         let Diagnosis { outcome, rests_on_sight } = diagnosis::diagnose(&seen, &ours);
+        if let Some(peer) = result.peer
+            && rests_on_sight
+        {
+            self.machine.silent(peer, now);
+        }
         result.slept = sleep.all;
         result.outcome = outcome;
         result.rests_on_sight = rests_on_sight;

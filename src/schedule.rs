@@ -9,9 +9,9 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::canaries::Canaries;
 use crate::config::Config;
 use crate::monitor::{Monitor, Shard};
+use crate::observer::Observer;
 use crate::prober::Prober;
 use crate::scheduler::probing::Network;
 use crate::scheduler::{self, Plan};
@@ -35,7 +35,7 @@ impl Schedule {
         store: Arc<Store>,
         telemetry: Arc<Telemetry>,
         prober: Arc<Prober>,
-        canaries: Arc<Canaries>,
+        observer: Arc<Observer>,
         configs: watch::Receiver<Arc<Config>>,
         shard: Shard,
         limit: usize,
@@ -49,7 +49,7 @@ impl Schedule {
         // left behind.
         let first = plan(&feed.configs.borrow_and_update(), shard);
         let thread = thread::Builder::new().name("schedule".to_owned()).spawn(move || {
-            let network = Arc::new(Network::new(Arc::clone(&prober), canaries));
+            let network = Arc::new(Network::new(Arc::clone(&prober), observer));
             // Tasks, since the future that a runtime blocks on wakes itself through the kernel.
             runtime.spawn(async move { prober.run_beside().await });
             runtime.spawn(feed.run(first, stopped));

@@ -262,8 +262,10 @@ impl State {
             }
         }
         if result.outcome.is_success() {
-            self.slowness.apply(result.duration, target.monitor.slow, target.monitor.timeout);
-            self.durations.observe(result.duration.as_secs_f64(), histogram);
+            // That we were late is not the target's latency.
+            let duration = result.duration.saturating_sub(result.slept);
+            self.slowness.apply(duration, target.monitor.slow, target.monitor.timeout);
+            self.durations.observe(duration.as_secs_f64(), histogram);
         }
         if let Some(KernelView { rtt, syn_retransmits }) = result.kernel {
             self.rtt = rtt.map(Span::from).or(self.rtt);
@@ -283,6 +285,8 @@ impl State {
             latency: result.latency().map(Span::from),
             detail: result.detail.clone(),
         });
+        // After a wall clock that was ahead is set back, nothing may lie in the future.
+        self.last_change_at = self.last_change_at.map(|at| at.min(now));
         let transition = self.health.apply(result.outcome, target.monitor.confirm.thresholds);
         if transition.is_some() {
             self.last_change_at = Some(now);

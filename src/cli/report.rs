@@ -74,7 +74,7 @@ pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -
         if let Some(offender) = result.icmp.and_then(|icmp| icmp.offender) {
             let _ = write!(text, " (said {offender})");
         }
-        let _ = writeln!(text, "\n{:width$}  {}", "", reason.advice());
+        let _ = writeln!(text, "\n{:width$}  {}: {}", "", reason.place(), reason.advice());
     }
     text
 }
@@ -94,6 +94,7 @@ pub fn object(target: &str, module: &str, result: &ProbeResult) -> Value {
     if let Some((reason, phase)) = result.outcome.cause() {
         add("reason", json!(reason.as_str()));
         add("phase", json!(phase.as_str()));
+        add("place", json!(reason.place().as_str()));
         add("advice", json!(reason.advice()));
     }
     add("detail", json!(result.detail));
@@ -265,7 +266,7 @@ mod tests {
     fn a_failure_says_why_and_what_to_do() {
         let expected = format!(
             "db:22  refused              12.0 ms\n       failure in connect: connection refused\n       \
-             {}\n",
+             host: {}\n",
             Reason::Refused.advice()
         );
         assert_eq!(lines("db:22", 5, &refusal(), Colour::Off), expected);

@@ -99,10 +99,12 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
         }
     })?;
     let name = "tcp_monitor_failure_info";
-    let help = "Phase and reason of the last probe while it is not a success.";
+    let help = "Phase, reason and place of the last probe while it is not a success.";
     each(rows, page, (name, Kind::Gauge, help), |page, labels, state| {
         if let Some((reason, phase)) = state.last.as_ref().and_then(|it| it.outcome.cause()) {
-            let cause = [("phase", phase.as_str()), ("reason", reason.as_str())];
+            let place = reason.place();
+            let cause =
+                [("phase", phase.as_str()), ("reason", reason.as_str()), ("place", place.as_str())];
             page.sample(name, &(labels, cause), true);
         }
     })?;

@@ -29,8 +29,15 @@ pub(super) fn write(result: &ProbeResult, page: &mut Page<'_>) -> io::Result<()>
     }
     if let Some((reason, phase)) = result.outcome.cause() {
         let name = "probe_failure_info";
-        page.family(name, Kind::Gauge, "Why and in which phase the probe failed")?;
-        page.sample(name, &[("phase", phase.as_str()), ("reason", reason.as_str())], true);
+        page.family(
+            name,
+            Kind::Gauge,
+            "Why, in which phase and where on the way the probe failed",
+        )?;
+        let place = reason.place();
+        let labels =
+            [("phase", phase.as_str()), ("reason", reason.as_str()), ("place", place.as_str())];
+        page.sample(name, &labels, true);
     }
     phases(result, page)?;
     kernel(result, page)?;

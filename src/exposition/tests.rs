@@ -100,9 +100,9 @@ probe_ip_protocol 4
 # HELP probe_ip_addr_hash Specifies the hash of IP address. It's useful to detect if the IP address changes.
 # TYPE probe_ip_addr_hash gauge
 probe_ip_addr_hash 3668918509
-# HELP probe_failure_info Why and in which phase the probe failed
+# HELP probe_failure_info Why, in which phase and where on the way the probe failed
 # TYPE probe_failure_info gauge
-probe_failure_info{phase=\"connect\",reason=\"refused\"} 1
+probe_failure_info{phase=\"connect\",reason=\"refused\",place=\"host\"} 1
 # HELP probe_phase_duration_seconds Duration of each phase that completed
 # TYPE probe_phase_duration_seconds gauge
 probe_phase_duration_seconds{phase=\"resolve\"} 0

@@ -84,6 +84,7 @@ fn last(last: &LastProbe) -> Value {
         "outcome": last.outcome.as_str(),
         "reason": cause.map(|(reason, _)| reason.as_str()),
         "phase": cause.map(|(_, phase)| phase.as_str()),
+        "place": cause.map(|(reason, _)| reason.place().as_str()),
         "detail": last.detail,
         "timestamp_seconds": last.at.seconds(),
         "duration_seconds": last.duration.seconds(),

@@ -97,13 +97,18 @@ impl Kept {
             }
         };
         let State { link_is_up, neighbour } = state;
-        Ok(Way { route, link_is_up, gateway, neighbour })
+        Ok(Way { route, link_is_up, interface, gateway, neighbour })
     }
 }
 
 /// No route. The link is not known then, and not to blame.
-const NOWHERE: Way =
-    Way { route: Route::Nowhere, link_is_up: true, gateway: None, neighbour: Neighbour::Unknown };
+const NOWHERE: Way = Way {
+    route: Route::Nowhere,
+    link_is_up: true,
+    interface: 0,
+    gateway: None,
+    neighbour: Neighbour::Unknown,
+};
 
 /// A conversation with the kernel.
 struct Kernel(Socket);

@@ -1,4 +1,4 @@
-//! Looks at targets through the real network: one address or all of them, and the canaries at the
+//! Looks at targets through the real network: one address or all of them, and at others at the
 //! moment of a failure.
 
 use std::net::SocketAddr;
@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::access::Access;
-use crate::canaries::Canaries;
 use crate::diagnosis::outcome_of;
 use crate::evidence::{Event, Lookup};
 use crate::monitor::{Addresses, Target};
+use crate::observer::Observer;
 use crate::outcome::{Phase, ProbeResult};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
@@ -26,7 +26,7 @@ const MAX_ADDRESSES: usize = 64;
 #[derive(Debug)]
 pub struct Network {
     prober: Arc<Prober>,
-    canaries: Arc<Canaries>,
+    observer: Arc<Observer>,
     /// The configuration itself names the targets.
     access: Access,
 }
@@ -34,8 +34,8 @@ pub struct Network {
 impl Network {
     /// Looks through `prober`, and asks `canaries` when a target fails.
     #[must_use]
-    pub fn new(prober: Arc<Prober>, canaries: Arc<Canaries>) -> Self {
-        Self { prober, canaries, access: Access::unrestricted() }
+    pub fn new(prober: Arc<Prober>, observer: Arc<Observer>) -> Self {
+        Self { prober, observer, access: Access::unrestricted() }
     }
 
     fn probe_of<'a>(&'a self, target: &'a Target) -> Probe<'a> {
@@ -78,7 +78,7 @@ impl Network {
 
 impl Probing for Network {
     async fn probe(&self, target: &Target) -> Observation {
-        let did_fail = self.canaries.all_fail();
+        let did_fail = self.observer.all_fail();
         let mut observation = match target.monitor.addresses {
             Addresses::First => Observation {
                 result: self.prober.probe(self.probe_of(target), &mut Journal::off()).await,
@@ -88,7 +88,7 @@ impl Probing for Network {
                 Box::pin(self.probe_all(target)).await
             }
         };
-        self.canaries.judge(did_fail, &mut observation.result).await;
+        self.observer.judge(did_fail, &mut observation.result).await;
         observation
     }
 }

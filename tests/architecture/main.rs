@@ -30,32 +30,35 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config_handle", &["config", "telemetry"]),
     ("machine", &["circumstances", "evidence"]),
     ("prober", &["address", "access", "diagnosis", "evidence", "machine", "module", "outcome"]),
-    ("canaries", &["access", "config_handle", "diagnosis", "outcome", "prober", "telemetry"]),
+    ("canaries", &[]),
+    (
+        "observer",
+        &["access", "canaries", "config_handle", "diagnosis", "outcome", "prober", "telemetry"],
+    ),
     // Memory and motion.
     ("store", &["monitor", "outcome", "verdict"]),
     (
         "scheduler",
         &[
             "address",
-            "canaries",
             "access",
             "diagnosis",
             "evidence",
             "monitor",
+            "observer",
             "outcome",
             "prober",
             "store",
             "telemetry",
         ],
     ),
-    ("schedule", &["canaries", "config", "monitor", "prober", "scheduler", "store", "telemetry"]),
+    ("schedule", &["config", "monitor", "observer", "prober", "scheduler", "store", "telemetry"]),
     // The surface.
     ("exposition", &["monitor", "outcome", "store", "telemetry", "verdict"]),
     (
         "http",
         &[
             "address",
-            "canaries",
             "config",
             "diagnosis",
             "evidence",
@@ -64,6 +67,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "log",
             "module",
             "monitor",
+            "observer",
             "outcome",
             "prober",
             "store",
