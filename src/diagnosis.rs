@@ -72,7 +72,7 @@ const RULES: &[Rule] = &[
     // Our link: no carrier, no route, or a gateway that does not even answer ARP or NDP. The
     // kernel then says host unreachable in our own name (`arp_error_report`), after three seconds.
     rule(Reason::LocalGateway, |seen, ours| is_unheard(seen, ours) && ours.way.is_some_and(|way| !way.link_is_up)),
-    rule(Reason::LocalNoRoute, |seen, ours| is_unheard(seen, ours) && leads(ours, Route::Nowhere)),
+    rule(Reason::LocalNoRoute, |seen, ours| (is_unheard(seen, ours) || ours.icmp_is_ours) && leads(ours, Route::Nowhere)),
     rule(Reason::LocalGateway, |seen, ours| is_unheard(seen, ours) && is_neighbour_silent(seen, ours)
         && ours.way.is_some_and(|way| way.gateway.is_some())),
     // An error of the route that no ICMP message brought was found in our own tables.

@@ -51,6 +51,15 @@ impl Machine {
 }
 
 impl Machine {
+    /// Whether what `call` does with a peer leaves no trace on the interface that leads there, so
+    /// that whatever answers it is this machine. Other traffic makes it undecided: false.
+    #[must_use]
+    pub fn stays_inside(peer: SocketAddr, call: impl FnOnce()) -> bool {
+        let before = link::packets(peer).ok().flatten();
+        call();
+        before.is_some() && before == link::packets(peer).ok().flatten()
+    }
+
     /// Notes a peer that answered as it should.
     pub fn answered(&self, peer: SocketAddr, now: Instant) {
         self.others.answered(peer, now);

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::access::{Access, AccessDenied};
 use crate::address::Address;
+use crate::circumstances::Circumstances;
 use crate::diagnosis::{self, Diagnosis};
 use crate::evidence::{Event, Evidence, Sleep, Transfer};
 use crate::machine::Machine;
@@ -88,11 +89,12 @@ struct Ending {
     phase: Phase,
     error: ProbeError,
     transfer: Option<Transfer>,
+    reset_is_ours: bool,
 }
 
 impl Ending {
     fn new(phase: Phase, error: ProbeError) -> Self {
-        Self { phase, error, transfer: None }
+        Self { phase, error, transfer: None, reset_is_ours: false }
     }
 }
 
@@ -297,7 +299,10 @@ impl Prober {
             Ok(connected) => connected,
             Err(Failed { error, kernel, transfer }) => {
                 result.kernel = kernel;
-                return (None, Some(Ending { phase: Phase::Connect, error, transfer }));
+                let reset_is_ours = error.event == Event::Errno(libc::ECONNREFUSED)
+                    && connect::is_reset_ours(peer, source, begun.elapsed());
+                let phase = Phase::Connect;
+                return (None, Some(Ending { phase, error, transfer, reset_is_ours }));
             }
         };
         result.phases.connect = Some(begun.elapsed());
@@ -327,7 +332,7 @@ impl Prober {
             error.detail = format!("{}; an ICMP error came meanwhile: {hint}", error.detail);
         }
         let transfer = connection.transfer();
-        (Some(connection), Some(Ending { phase, error, transfer }))
+        (Some(connection), Some(Ending { transfer, ..Ending::new(phase, error) }))
     }
 
     /// How long this process slept since a probe began.
@@ -349,7 +354,7 @@ impl Prober {
         journal: &mut Journal,
     ) {
         let now = Instant::now();
-        let Ending { phase, error, transfer } = ending;
+        let Ending { phase, error, transfer, reset_is_ours } = ending;
         result.duration = now.saturating_duration_since(begin.deadline.start);
         let sleep = self.slept(begin, now);
         let resolve = result.phases.resolve.unwrap_or_default();
@@ -365,7 +370,10 @@ impl Prober {
             resolve,
             sleep,
         };
-        let ours = self.machine.circumstances(&seen, result.peer);
+        let ours = Circumstances {
+            reset_is_ours: *reset_is_ours,
+            ..self.machine.circumstances(&seen, result.peer)
+        };
         let Diagnosis { outcome, rests_on_sight } = diagnosis::diagnose(&seen, &ours);
         if let Some(peer) = result.peer
             && rests_on_sight

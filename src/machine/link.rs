@@ -76,6 +76,18 @@ impl Links {
     }
 }
 
+/// The packets that passed the interface on the way to a peer, in both directions; `None` if that
+/// is not known or the peer is on this machine.
+pub(super) fn packets(peer: SocketAddr) -> io::Result<Option<u64>> {
+    let kernel = Kernel::open()?;
+    let Some((RouteType::Unicast, _, interface)) = kernel.route(peer)? else { return Ok(None) };
+    let link = kernel.link(interface)?;
+    Ok(link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(stats) => Some(stats.rx_packets.wrapping_add(stats.tx_packets)),
+        _ => None,
+    }))
+}
+
 impl Kept {
     fn ask(&mut self, peer: SocketAddr, now: Instant) -> io::Result<Way> {
         let kernel = Kernel::open()?;
@@ -165,13 +177,17 @@ impl Kernel {
         Ok(Some((answer.header.kind, gateway, interface)))
     }
 
-    fn state(&self, hop: Hop) -> io::Result<State> {
+    fn link(&self, interface: u32) -> io::Result<LinkMessage> {
         let mut question = LinkMessage::default();
-        question.header.index = hop.interface;
-        let answer = self.ask(RouteNetlinkMessage::GetLink(question))?;
-        let RouteNetlinkMessage::NewLink(link) = answer else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
+        question.header.index = interface;
+        match self.ask(RouteNetlinkMessage::GetLink(question))? {
+            RouteNetlinkMessage::NewLink(link) => Ok(link),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn state(&self, hop: Hop) -> io::Result<State> {
+        let link = self.link(hop.interface)?;
         let flags = link.header.flags;
         let carrier = link.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::Carrier(carrier) => Some(*carrier != 0),

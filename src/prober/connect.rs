@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -15,6 +16,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::evidence::{Event, Transfer};
+use crate::machine::Machine;
 use crate::outcome::{IcmpError, KernelView};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::kernel::TcpInfoPrefix;
@@ -104,6 +106,30 @@ pub(super) async fn connect(
             Ok(Err(err)) => return Err(call_failed(&err).into()),
         }
     }
+}
+
+/// A reset that takes longer came from elsewhere.
+const RESET_HERE: Duration = Duration::from_millis(2);
+/// Tries to find a moment without other traffic.
+const TRIES: usize = 2;
+
+/// Whether a reset that came so quickly was made by this machine, as its output chain does with
+/// `reject with tcp reset`: the kernel hands it in within the call that connects, and nothing
+/// passes the interface. Neither alone would do: a container of this machine answers within the
+/// call too. Connects once more, so only for what was refused.
+pub(super) fn is_reset_ours(peer: SocketAddr, source: Option<IpAddr>, took: Duration) -> bool {
+    if took > RESET_HERE || peer.ip().is_loopback() {
+        return false;
+    }
+    (0..TRIES).any(|_| {
+        let mut refused_within = false;
+        let stays_inside = Machine::stays_inside(peer, || {
+            let Ok(socket) = open(peer, source) else { return };
+            let _ = socket.connect(&SockAddr::from(peer));
+            refused_within = kernel::tcp_info(&socket).is_some_and(|info| info.is_closed());
+        });
+        stays_inside && refused_within
+    })
 }
 
 /// A socket that is ready to connect.

@@ -89,6 +89,11 @@ impl TcpInfoPrefix {
         !matches!(self.state, SYN_SENT | SYN_RECV | CLOSE)
     }
 
+    /// Whether it is over.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.state == CLOSE
+    }
+
     /// The part that a result keeps.
     pub(super) fn view(&self) -> KernelView {
         // After a segment was sent again the kernel has timed something else than a round trip.
