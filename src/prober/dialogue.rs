@@ -30,6 +30,12 @@ const MAX_HELD: usize = 64 * 1024;
 const MAX_RECEIVED: usize = 4 * 1024 * 1024;
 /// Least room for a read.
 const CHUNK: usize = 4096;
+/// Bytes that are scanned for a pattern as soon as anything comes, all scans together.
+const FREELY_SCANNED: usize = 1024 * 1024;
+/// How long small pieces are gathered beyond that before the next scan.
+const GATHER: Duration = Duration::from_millis(10);
+/// How long after the end what has come by then may still be read.
+const READ_LATE: Duration = Duration::from_millis(50);
 /// Longest value of a label, in bytes.
 const MAX_LABEL: usize = 4096;
 /// How long a peer may take to take the end of TLS.
@@ -55,6 +61,10 @@ pub(super) struct Connection {
     received: usize,
     /// The peer has closed its side.
     ended: bool,
+    /// How much of what is held was searched for a line end in vain.
+    searched: usize,
+    /// Since when reads have been found something after the end of their deadline.
+    late_since: Option<Instant>,
 }
 
 /// What reading more brought.
@@ -110,7 +120,15 @@ impl Connection {
             ConnectedSocket::Bare(socket) => Stream::Bare(socket),
             ConnectedSocket::Watched(stream) => Stream::Plain(TcpBytes::new(stream)),
         };
-        Self { stream, buffer: Vec::new(), consumed: 0, received: 0, ended: false }
+        Self {
+            stream,
+            buffer: Vec::new(),
+            consumed: 0,
+            received: 0,
+            ended: false,
+            searched: 0,
+            late_since: None,
+        }
     }
 
     /// Has the connection watched, if it is not yet.
@@ -142,13 +160,14 @@ impl Connection {
         let end = self.consumed.saturating_add(count).min(self.buffer.len());
         let bytes = self.buffer[self.consumed..end].to_vec();
         self.consumed = end;
+        self.searched = 0;
         bytes
     }
 
     /// Drops all that came.
     fn forget(&mut self) {
         self.buffer.clear();
-        self.consumed = 0;
+        (self.consumed, self.searched) = (0, 0);
     }
 
     /// Begins TLS. What came in plain text and was not consumed is dropped, since nobody vouches
@@ -290,14 +309,19 @@ impl Connection {
     fn take_line(&mut self) -> Result<Option<Vec<u8>>, ProbeError> {
         let held = self.held();
         let window = &held[..held.len().min(MAX_HELD)];
-        let (length, line_end) = match window.iter().position(|it| *it == b'\n') {
-            Some(length) => (length, 1),
+        let searched = self.searched.min(window.len());
+        let found = window[searched..].iter().position(|byte| *byte == b'\n');
+        let (length, line_end) = match found {
+            Some(offset) => (searched + offset, 1),
             None if held.len() >= MAX_HELD => {
                 let detail = format!("received {MAX_HELD} bytes without a line end");
                 return Err(ProbeError::new(Event::Mismatch, detail));
             }
             None if self.ended && !held.is_empty() => (held.len(), 0),
-            None => return Ok(None),
+            None => {
+                self.searched = window.len();
+                return Ok(None);
+            }
         };
         let mut line = self.consume(length + line_end);
         line.truncate(length);
@@ -316,15 +340,16 @@ impl Connection {
         dialogue: &mut DialogueDetails,
         journal: &mut Journal,
     ) -> Result<Vec<u8>, ProbeError> {
+        let mut scanned = 0;
         loop {
-            if let Some(end) = pattern.for_bytes().find(self.held()).map(|it| it.end()) {
+            if let Some(end) = pattern.for_bytes().find(self.held()).map(|found| found.end()) {
                 let bytes = self.consume(end);
                 journal.note(Level::Debug, || format!("received `{}`", journal::shown(&bytes)));
                 return Ok(bytes);
             }
-            let shown = journal::shown(self.held());
-            if reject.is_some_and(|it| it.for_bytes().is_match(self.held())) {
+            if reject.is_some_and(|reject| reject.for_bytes().is_match(self.held())) {
                 dialogue.failed_due_to_regex = true;
+                let shown = journal::shown(self.held());
                 let detail = format!("received `{shown}`, which the module rejects");
                 return Err(ProbeError::new(Event::Rejection, detail));
             }
@@ -333,10 +358,11 @@ impl Connection {
                 let detail = format!("received {MAX_HELD} bytes that do not match");
                 return Err(ProbeError::new(Event::Mismatch, detail));
             }
-            match self.more(deadline).await {
+            match self.more_to_scan(&mut scanned, deadline).await {
                 Ok(More::Bytes) => (),
                 Ok(More::End) => {
                     dialogue.failed_due_to_regex = true;
+                    let shown = journal::shown(self.held());
                     return Err(ended(pattern.as_str(), !self.held().is_empty(), &shown));
                 }
                 Err(mut error) => {
@@ -347,6 +373,31 @@ impl Connection {
         }
     }
 
+    /// Reads more to be scanned together with what is held. A pattern may begin anywhere, so all of
+    /// it is scanned again; from a peer that sends small pieces without end some are gathered
+    /// first, so that no probe takes more than a small part of the processor.
+    async fn more_to_scan(
+        &mut self,
+        scanned: &mut usize,
+        deadline: Deadline,
+    ) -> Result<More, ProbeError> {
+        *scanned = scanned.saturating_add(self.held().len());
+        let more = self.more(deadline).await?;
+        if *scanned < FREELY_SCANNED {
+            return Ok(more);
+        }
+        let moment = deadline.sooner(GATHER);
+        while !self.ended && self.held().len() < MAX_HELD {
+            match self.more(moment).await {
+                Ok(More::Bytes) => {}
+                Ok(More::End) => break,
+                Err(error) if is_silence(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(more)
+    }
+
     /// Waits for exactly these bytes. The first that differs decides.
     async fn expect_bytes(
         &mut self,
@@ -355,24 +406,26 @@ impl Connection {
         dialogue: &mut DialogueDetails,
         journal: &mut Journal,
     ) -> Result<(), ProbeError> {
+        let mut equal = 0;
         loop {
             let held = &self.held()[..self.held().len().min(wanted.len())];
-            let shown = journal::shown(held);
-            if held != &wanted[..held.len()] {
+            if held[equal..] != wanted[equal..held.len()] {
                 dialogue.failed_due_to_bytes = true;
-                let detail = format!("received `{shown}`, expected `{}`", journal::shown(wanted));
+                let (shown, wanted) = (journal::shown(held), journal::shown(wanted));
+                let detail = format!("received `{shown}`, expected `{wanted}`");
                 return Err(ProbeError::new(Event::Mismatch, detail));
             }
-            if held.len() == wanted.len() {
-                self.consume(wanted.len());
-                journal.note(Level::Debug, || format!("received `{shown}`"));
+            equal = held.len();
+            if equal == wanted.len() {
+                let bytes = self.consume(equal);
+                journal.note(Level::Debug, || format!("received `{}`", journal::shown(&bytes)));
                 return Ok(());
             }
-            let expected = journal::shown(wanted);
             match self.more(deadline).await {
                 Ok(More::Bytes) => (),
-                Ok(More::End) => return Err(ended(&expected, false, "")),
+                Ok(More::End) => return Err(ended(&journal::shown(wanted), false, "")),
                 Err(mut error) => {
+                    let expected = journal::shown(wanted);
                     error.detail = waiting(&error.detail, &expected, self.held(), "");
                     return Err(error);
                 }
@@ -389,6 +442,7 @@ impl Connection {
             let detail = format!("received {MAX_RECEIVED} bytes without an end");
             return Err(ProbeError::new(Event::Mismatch, detail));
         }
+        self.check_time(deadline)?;
         self.buffer.drain(..self.consumed);
         self.consumed = 0;
         self.buffer.reserve(CHUNK);
@@ -409,6 +463,21 @@ impl Connection {
             Ok(Err(err)) => Err(broken(&err)),
             Err(elapsed) => Err(late(elapsed, "nothing more came in time")),
         }
+    }
+
+    /// What is there is read even after the end, since a process that was stopped finds it late;
+    /// but a peer that always has something ready gets no more time than others.
+    fn check_time(&mut self, deadline: Deadline) -> Result<(), ProbeError> {
+        let now = Instant::now();
+        if now < deadline.end {
+            self.late_since = None;
+            return Ok(());
+        }
+        let late_since = *self.late_since.get_or_insert(now);
+        if now.saturating_duration_since(late_since) < READ_LATE {
+            return Ok(());
+        }
+        Err(late(Elapsed { stalled: false }, "the peer goes on sending"))
     }
 
     async fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), ProbeError> {

@@ -291,3 +291,46 @@ async fn garbage_has_an_outcome() {
         assert!(detail.len() < 1000 && !detail.contains(char::is_control), "{detail}");
     }
 }
+
+/// Processor time of this thread, which carries out the probe.
+fn processor_time() -> Duration {
+    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    nix::time::clock_gettime(clock).unwrap().into()
+}
+
+#[tokio::test]
+async fn a_peer_that_always_has_something_to_say_gets_no_more_time() {
+    let address = peer(|mut stream| while stream.write_all(&b"x\n".repeat(2048)).is_ok() {});
+    let begin = std::time::Instant::now();
+    let timeout = Duration::from_millis(300);
+    let result = probe(&address.to_string(), &module(vec![line("^never$")]), timeout).await;
+    let took = begin.elapsed();
+    assert!(took < timeout * 4, "{took:?}: {result:?}");
+    let (reason, phase) = result.outcome.cause().unwrap();
+    assert_eq!(phase, Phase::Dialogue);
+    // A quick machine reads all that a probe may read before the time is over.
+    assert!(matches!(reason, Reason::ExpectTimeout | Reason::ExpectMismatch), "{result:?}");
+}
+
+#[tokio::test]
+async fn small_pieces_without_end_cost_little_processor_time() {
+    const PIECES: usize = 60_000;
+    let address = peer(move |mut stream| {
+        stream.set_nodelay(true).unwrap();
+        for _ in 0..PIECES {
+            if stream.write_all(b"x").is_err() {
+                return;
+            }
+            // Lets it be read before the next one comes.
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        say(&stream, b"end");
+        let _ = crate::read_all(&stream);
+    });
+    let before = processor_time();
+    let result = probe(&address.to_string(), &module(vec![stream("x+end")]), TIMEOUT * 3).await;
+    let spent = processor_time().saturating_sub(before);
+    assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+    println!("{spent:?} of {:?}", result.duration);
+    assert!(spent < result.duration / 2, "{spent:?} of {:?}", result.duration);
+}
