@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::circumstances::{Circumstances, Neighbour, Route, Sight, Way};
+use crate::circumstances::{Circumstances, Neighbour, Route, Sight};
 use crate::evidence::{Event, Evidence, Lookup, TlsFault};
 use crate::module::ExpectConnect;
 use crate::outcome::{IcmpError, Outcome, Phase, Reason};
@@ -86,8 +86,8 @@ const RULES: &[Rule] = &[
     // (`__tcp_retransmit_skb` counts `tcpi_retrans` only for what the output chain let pass).
     rule(Reason::LocalFirewall, |seen, ours| matches!(seen.event, Event::Icmp(_)) && ours.icmp_is_ours),
     rule(Reason::LocalFirewall, |seen, ours| is_reset(seen) && ours.reset_is_ours),
-    rule(Reason::LocalFirewall, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|it| it.unacked > 0
-        && it.resent > 0 && it.resent_out == 0 && (it.backoff > 0 || seen.phase == Phase::Connect))),
+    rule(Reason::LocalFirewall, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|sent| sent.unacked > 0
+        && sent.resent > 0 && sent.resent_out == 0 && (sent.backoff > 0 || seen.phase == Phase::Connect))),
 
     // We see nobody who should answer: whatever the target itself has not said is no finding.
     rule(Reason::LocalIsolated, |seen, ours| ours.sight == Sight::CutOff && !is_contact(seen)),
@@ -95,8 +95,9 @@ const RULES: &[Rule] = &[
     // Our name servers answer others.
     rule(Reason::DnsFailure, |seen, _| seen.event == Event::Lookup(Lookup::Failed)),
     rule(Reason::DnsTimeout, |seen, _| seen.event == Event::Lookup(Lookup::Unanswered)),
-    // The name took so long that little was left for the connect.
-    rule(Reason::DnsTimeout, |seen, _| seen.phase == Phase::Connect && is_silence(seen) && seen.resolve > seen.timeout / 2),
+    // The name took most of the time, and one SYN is all that was left.
+    rule(Reason::DnsTimeout, |seen, _| seen.phase == Phase::Connect && is_silence(seen) && seen.resolve > seen.timeout / 2
+        && seen.transfer.is_none_or(|sent| sent.resent == 0)),
 
     // What the network says: RFC 792 and RFC 1812 (version 4), RFC 4443 (version 6).
     rule(Reason::HostUnreachable, |seen, _| matches!(icmp(seen), Some((false, 3, 1 | 7 | 12) | (true, 1, 3)))),
@@ -112,8 +113,8 @@ const RULES: &[Rule] = &[
     // what we sent is sent again and again, or what came has gaps that nobody fills.
     rule(Reason::Timeout, |seen, _| is_silence(seen) && matches!(seen.phase, Phase::Resolve | Phase::Connect)),
     rule(Reason::Unacknowledged, |seen, _| seen.event == Event::Errno(libc::ETIMEDOUT)),
-    rule(Reason::Unacknowledged, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|it| it.unacked > 0 && it.backoff > 0)),
-    rule(Reason::Unacknowledged, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|it| it.out_of_order > 0)),
+    rule(Reason::Unacknowledged, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|sent| sent.unacked > 0 && sent.backoff > 0)),
+    rule(Reason::Unacknowledged, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|sent| sent.out_of_order > 0)),
     rule(Reason::TlsTimeout, |seen, _| is_silence(seen) && seen.phase == Phase::Tls),
     rule(Reason::ExpectTimeout, |seen, _| is_silence(seen)),
     rule(Reason::NetworkError, |seen, _| matches!(seen.event, Event::Icmp(_) | Event::Errno(_))),
@@ -167,6 +168,7 @@ fn diagnose_by<'a>(
         rules.clone().find(|rule| (rule.holds)(seen, ours)).map(|rule| rule.reason)
     };
     let outcome = match first(ours) {
+        Some(Reason::DnsTimeout) => Outcome::because(Reason::DnsTimeout, Phase::Resolve),
         Some(reason) if !is_wanted(seen, reason) => Outcome::because(reason, seen.phase),
         Some(_) | None => Outcome::Success,
     };
@@ -181,7 +183,9 @@ fn is_wanted(seen: &Evidence, reason: Reason) -> bool {
         && match seen.expect {
             ExpectConnect::Open => false,
             ExpectConnect::Refused => is_refusal,
-            ExpectConnect::Timeout => reason == Reason::Timeout,
+            ExpectConnect::Timeout => {
+                is_silence(seen) && matches!(reason, Reason::Timeout | Reason::HostUnreachable)
+            }
             ExpectConnect::Closed => {
                 reason != Reason::UnexpectedlyOpen
                     && !Outcome::because(reason, Phase::Connect).is_inconclusive()
@@ -237,20 +241,21 @@ fn is_neighbour_silent(seen: &Evidence, ours: &Circumstances) -> bool {
 }
 
 fn leads(ours: &Circumstances, route: Route) -> bool {
-    ours.way.is_some_and(|way: Way| way.route == route)
+    ours.way.is_some_and(|way| way.route == route)
 }
 
 /// Whether the target itself was heard, or took what we sent.
 fn is_contact(seen: &Evidence) -> bool {
     match seen.event {
         Event::Icmp(IcmpError { offender, .. }) => {
-            offender.is_some() && offender.map(|it: IpAddr| it.to_canonical()) == seen.peer
+            offender.is_some() && offender.map(|sender: IpAddr| sender.to_canonical()) == seen.peer
         }
         Event::Lookup(lookup) => !matches!(lookup, Lookup::Failed | Lookup::Unanswered),
         _ if is_silence(seen) => {
             // The SYN is the first byte that is acknowledged.
-            seen.transfer.is_some_and(|it| it.unacked == 0 && it.acknowledged > 1)
+            seen.transfer.is_some_and(|transfer| transfer.unacked == 0 && transfer.acknowledged > 1)
         }
+        Event::Errno(_) => is_reset(seen),
         _ => true,
     }
 }
@@ -258,7 +263,7 @@ fn is_contact(seen: &Evidence) -> bool {
 /// The version, type and code of the ICMP error.
 fn icmp(seen: &Evidence) -> Option<(bool, u8, u8)> {
     let Event::Icmp(IcmpError { kind, code, .. }) = seen.event else { return None };
-    Some((seen.peer.is_some_and(|it| it.is_ipv6()), kind, code))
+    Some((seen.peer.is_some_and(|peer| peer.is_ipv6()), kind, code))
 }
 
 /// Whether the dates that the certificate breaks hold by the clock as it was before it was set.
@@ -267,3 +272,6 @@ fn clock_decides(seen: &Evidence, ours: &Circumstances) -> bool {
     let (Some(clock), Some((from, until))) = (ours.clock, seen.validity) else { return false };
     about_dates && clock.step >= MIN_STEP && (from..=until).contains(&clock.unset_now)
 }
+
+#[cfg(test)]
+mod tests;

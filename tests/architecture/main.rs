@@ -29,7 +29,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["address", "access", "module", "monitor", "verdict"]),
     ("config_handle", &["config", "telemetry"]),
     ("machine", &["circumstances", "evidence"]),
-    ("prober", &["address", "access", "diagnosis", "evidence", "machine", "module", "outcome"]),
+    (
+        "prober",
+        &[
+            "address",
+            "access",
+            "circumstances",
+            "diagnosis",
+            "evidence",
+            "machine",
+            "module",
+            "outcome",
+        ],
+    ),
     ("canaries", &[]),
     (
         "observer",
