@@ -265,7 +265,7 @@ fn link(table: &mut Table) {
         "~timeout/connect",
     );
     // The entry of a neighbour that is gone was there for three seconds.
-    let slow = Evidence { connect: NEIGHBOUR_TAKES, ..unreachable };
+    let slow = Evidence { connect: millis(500), ..unreachable };
     let gone = ours_by_icmp(over(way(Neighbour::Unknown)));
     table.row("unreachable by us, slowly", slow, gone, "local_gateway/connect");
     let gone = ours_by_icmp(on_link(Neighbour::Unknown));
@@ -353,6 +353,13 @@ fn firewall(table: &mut Table) {
     let talk = seen(Phase::Dialogue, Event::Silence);
     let dropped = Transfer { resent_out: 0, ..SWALLOWED };
     table.row("data never went out", moving(dropped, talk), quick, "local_firewall/dialogue");
+    let once = Transfer { resent: 1, resent_out: 0, ..SYNS };
+    let once = moving(once, connect(Event::Silence));
+    table.row("one SYN sent again in vain", once, quick, "local_firewall/connect");
+    let once = Transfer { resent: 2, resent_out: 0, backoff: 1, ..SWALLOWED };
+    table.row("data sent again once in vain", moving(once, talk), quick, "local_firewall/dialogue");
+    let shut = Transfer { unacked: 0, resent_out: 0, ..SWALLOWED };
+    table.row("a window shut after loss", moving(shut, talk), quick, "~expect_timeout/dialogue");
     // A tail loss probe is counted as sent again, and not as out.
     let probe = Transfer { resent: 1, resent_out: 0, backoff: 0, ..SWALLOWED };
     table.row("a tail loss probe", moving(probe, talk), quick, "~expect_timeout/dialogue");
@@ -446,6 +453,11 @@ fn after_the_handshake(table: &mut Table) {
         ours(),
         "~unacknowledged/tls",
     );
+    let once = Transfer { resent: 1, backoff: 1, ..SWALLOWED };
+    let once = moving(once, talk(Event::Silence));
+    table.row("swallowed since a moment", once, ours(), "~unacknowledged/dialogue");
+    let byte = moving(Transfer { acknowledged: 2, ..TAKEN }, talk(Event::Silence));
+    table.row("one byte was taken", byte, ours(), "expect_timeout/dialogue");
     let not_yet = Transfer { backoff: 0, resent: 0, resent_out: 0, ..SWALLOWED };
     table.row(
         "sent just now",

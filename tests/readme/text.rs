@@ -33,18 +33,20 @@ fn marked<'a>(readme: &'a str, name: &str) -> &'a str {
 #[test]
 fn the_table_of_reasons_is_complete_and_says_the_same_as_the_program() {
     let mut expected =
-        "| reason | against | what it means and where to look |\n|---|---|---|\n".to_owned();
+        "| reason | against | place | what it means and where to look |\n|---|---|---|---|\n"
+            .to_owned();
     for reason in Reason::ALL {
         let against = match reason.against() {
             Against::Target => "target",
             Against::Monitor => "monitor",
         };
-        let _ = writeln!(expected, "| `{reason}` | {against} | {} |", reason.advice());
+        let place = reason.place();
+        let _ = writeln!(expected, "| `{reason}` | {against} | {place} | {} |", reason.advice());
     }
     let readme = readme();
     let found = marked(&readme, "reasons");
     assert!(found == expected, "the table must read:\n{expected}");
-    let counted = format!("| {} reasons |", Reason::ALL.len());
+    let counted = format!("| {} reasons, 8 places |", Reason::ALL.len());
     assert!(readme.contains(&counted), "the comparison must say `{counted}`");
 }
 
