@@ -348,14 +348,14 @@ fn firewall(table: &mut Table) {
         quick,
         "local_firewall/connect",
     );
-    let one = Transfer { resent: 0, resent_out: 0, ..SYNS };
-    table.row("one SYN", moving(one, connect(Event::Silence)), quick, "~timeout/connect");
+    let first = Transfer { resent: 0, resent_out: 0, ..SYNS };
+    table.row("one SYN", moving(first, connect(Event::Silence)), quick, "~timeout/connect");
     let talk = seen(Phase::Dialogue, Event::Silence);
     let dropped = Transfer { resent_out: 0, ..SWALLOWED };
     table.row("data never went out", moving(dropped, talk), quick, "local_firewall/dialogue");
-    let once = Transfer { resent: 1, resent_out: 0, ..SYNS };
-    let once = moving(once, connect(Event::Silence));
-    table.row("one SYN sent again in vain", once, quick, "local_firewall/connect");
+    let again = Transfer { resent: 1, resent_out: 0, ..SYNS };
+    let again = moving(again, connect(Event::Silence));
+    table.row("one SYN sent again in vain", again, quick, "local_firewall/connect");
     let once = Transfer { resent: 2, resent_out: 0, backoff: 1, ..SWALLOWED };
     table.row("data sent again once in vain", moving(once, talk), quick, "local_firewall/dialogue");
     let shut = Transfer { unacked: 0, resent_out: 0, ..SWALLOWED };
