@@ -41,8 +41,16 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// Beats for ever. Where nobody calls this, no pause is known.
+    /// Beats for ever. Where nobody calls this, or no longer, no pause is known.
     pub async fn run(&self) {
+        /// At the end of the process probes on demand go on without the schedule's runtime.
+        struct End<'a>(&'a AtomicU64);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.store(0, Relaxed);
+            }
+        }
+        let _end = End(&self.last);
         loop {
             self.beat(Instant::now());
             tokio::time::sleep(BEAT).await;
@@ -116,8 +124,12 @@ mod tests {
         let heartbeat = Heartbeat::default();
         tokio::select! {
             () = heartbeat.run() => unreachable!("it goes on for ever"),
-            () = tokio::time::sleep(BEAT * 4) => {}
+            () = async {
+                tokio::time::sleep(BEAT * 4).await;
+                assert!(heartbeat.last.load(Relaxed) > 0);
+            } => {}
         }
-        assert!(heartbeat.last.load(Relaxed) > 0);
+        // Nobody beats any longer, which is no sleep.
+        assert_eq!(heartbeat.last.load(Relaxed), 0);
     }
 }
