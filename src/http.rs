@@ -2,29 +2,31 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONNECTION, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::sync::{Notify, watch};
 
-use crate::config::{Config, ModuleEntry};
+use crate::access::Access;
+use crate::config::ModuleEntry;
 use crate::config_handle::ConfigHandle;
 use crate::exposition::exporter::ExporterMetrics;
 use crate::exposition::{self, Format};
 use crate::http::answer::{Body, pieces, redirect, scrape, text};
+use crate::http::connection::Peer;
 use crate::http::history::{Entry, History};
 use crate::http::pages::Index;
 use crate::http::pages::listing::ListingQuery;
 use crate::http::request::{ProbeRequest, Query, invalid_target};
+use crate::http::shares::{Place, Shares};
 use crate::http::url::RoutePrefix;
 use crate::http::web::Web;
+use crate::limits::{ANSWER_PLACE_WITHIN, JOURNAL_BYTES, Limits, MAX_ANSWERS};
 use crate::monitor::Shard;
 use crate::observer::Observer;
 use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
@@ -38,19 +40,17 @@ pub mod api;
 pub mod connection;
 pub mod history;
 pub mod logs;
+pub mod origin;
 pub mod pages;
+pub mod passwords;
 pub mod request;
+pub mod shares;
+pub mod socket;
 pub mod tls;
 pub mod url;
 pub mod web;
 
-/// Most bytes that one probe may write down.
-const JOURNAL_BYTES: usize = 16 * 1024;
 const JSON: &str = "application/json; charset=utf-8";
-/// Most scrapes of `/metrics` at once; each occupies a thread while its client reads.
-pub const SCRAPES: usize = 64;
-/// How long a scrape waits for its turn.
-const SCRAPE_TURN_WITHIN: Duration = Duration::from_secs(5);
 /// What must be escaped in the path of a redirect.
 const PATH: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'\\');
@@ -68,16 +68,40 @@ pub struct App {
     pub telemetry: Arc<Telemetry>,
     /// Who may ask, and what is added to every answer.
     pub web: Arc<Web>,
-    /// Which monitors are ours.
-    pub shard: Shard,
-    /// Recent results of `/probe`.
-    pub history: History,
-    /// Places for probes on demand.
-    pub places: Semaphore,
-    /// Turns for writing the page of all metrics.
-    pub scrapes: Arc<Semaphore>,
     /// What the exporter exposes about itself.
     pub exporter: ExporterMetrics,
+    /// Recent results of `/probe`.
+    pub history: History,
+    /// What clients share.
+    pub shared: Shared,
+    /// What was set at the start.
+    pub setup: Setup,
+    /// Whether the first probe of every monitor is scheduled.
+    pub scheduled: watch::Receiver<bool>,
+}
+
+/// What clients share, besides connections.
+#[derive(Debug)]
+pub struct Shared {
+    /// Places for probes on demand.
+    pub probes: Arc<Shares>,
+    /// Places for long answers.
+    pub answers: Arc<Shares>,
+}
+
+impl Shared {
+    /// As much as the limits allow.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self { probes: Shares::new(limits.on_demand), answers: Shares::new(MAX_ANSWERS) }
+    }
+}
+
+/// What was set at the start and stays.
+#[derive(Debug)]
+pub struct Setup {
+    /// Which monitors are ours.
+    pub shard: Shard,
     /// Subtracted from the scrape timeout.
     pub timeout_offset_seconds: f64,
     /// How much a probe's own note must matter to be shown and logged.
@@ -86,25 +110,25 @@ pub struct App {
     pub home: String,
     /// Prefix of all routes.
     pub route_prefix: RoutePrefix,
-    /// Whether the first probe of every monitor is scheduled.
-    pub scheduled: watch::Receiver<bool>,
+    /// The host of `--web.external-url`, where one is given.
+    pub host: Option<String>,
 }
 
 /// Answers one request.
-pub async fn answer(
-    app: Arc<App>,
-    request: Request<Incoming>,
-    _peer: SocketAddr,
-) -> Response<Body> {
-    let mut response = match app.web.admit(request.headers()).await {
-        Ok(()) => route(&app, &request).await,
-        Err(refusal) => *refusal,
+pub async fn answer(app: Arc<App>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    let mut response = match origin::judge(method, uri, headers, app.setup.host.as_deref()) {
+        Err(foreign) => text(foreign.status(), foreign.message()),
+        Ok(()) => match app.web.admit(headers, peer.client).await {
+            Ok(()) => route(&app, &request, &peer).await,
+            Err(refusal) => *refusal,
+        },
     };
     app.web.decorate(&mut response);
     response
 }
 
-async fn route(app: &Arc<App>, request: &Request<Incoming>) -> Response<Body> {
+async fn route(app: &Arc<App>, request: &Request<Incoming>, peer: &Peer) -> Response<Body> {
     if let Some(fault) = fault(request) {
         let mut response = text(StatusCode::BAD_REQUEST, format!("{fault}\n"));
         // Whatever follows on this connection cannot be trusted to be a request.
@@ -123,39 +147,39 @@ async fn route(app: &Arc<App>, request: &Request<Incoming>) -> Response<Body> {
         }
         return redirect(StatusCode::MOVED_PERMANENTLY, &location);
     }
-    let Some(route) = path.strip_prefix(app.route_prefix.as_str()) else {
+    let Some(route) = path.strip_prefix(app.setup.route_prefix.as_str()) else {
         return outside(app, &path);
     };
     let (query, headers) =
         (Query::parse(request.uri().query().unwrap_or_default()), request.headers());
     match route {
-        "probe" => probe(app, &query, headers).await,
-        "metrics" => metrics(app, headers).await,
-        "config" => configuration(app.config_handle.config()).await,
+        "probe" => probe(app, &query, headers, peer).await,
+        "metrics" => metrics(app, headers, peer).await,
+        "config" => {
+            let config = app.config_handle.config();
+            // Writing that of a large fleet takes longer than a probe may wait for its turn.
+            let write = move |out: &mut dyn io::Write| out.write_all(config.text().as_bytes());
+            streamed(app, headers, peer, answer::TEXT, write).await
+        }
         "logs" => logs::answer(app, &query),
         "api/v1/targets" => {
             let (rows, wanted) = (app.store.snapshot(), api::TargetFilter::parse(&query));
-            streamed(app, headers, JSON, move |out| api::targets(&rows, &wanted, out)).await
+            let write = move |out: &mut dyn io::Write| api::targets(&rows, &wanted, out);
+            streamed(app, headers, peer, JSON, write).await
         }
         "sd" => {
-            let (config, shard) = (app.config_handle.config(), app.shard);
-            streamed(app, headers, JSON, move |out| api::service_discovery(&config, shard, out))
-                .await
+            let (config, shard) = (app.config_handle.config(), app.setup.shard);
+            let write = move |out: &mut dyn io::Write| api::service_discovery(&config, shard, out);
+            streamed(app, headers, peer, JSON, write).await
         }
         "-/healthy" => text(StatusCode::OK, "Healthy\n"),
         "-/ready" => ready(app),
-        "-/reload" => reload(app, request.method(), request.headers()).await,
+        "-/reload" => reload(app, request.method()).await,
         route if route.starts_with("debug/") => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-        _ => index(app, &query),
-    }
-}
-
-/// The configuration in force. Writing that of a large fleet takes longer than a probe may wait
-/// for its turn, so it has a thread of its own.
-async fn configuration(config: Arc<Config>) -> Response<Body> {
-    match tokio::task::spawn_blocking(move || config.text()).await {
-        Ok(shown) => text(StatusCode::OK, shown),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the configuration cannot be shown\n"),
+        _ => match place(app, peer).await {
+            Some(place) => index(app, &query, place),
+            None => too_many_answers(),
+        },
     }
 }
 
@@ -196,9 +220,9 @@ fn cleaned(path: &str) -> String {
 
 /// A path that does not begin with the route prefix.
 fn outside(app: &App, path: &str) -> Response<Body> {
-    let prefix = app.route_prefix.as_str();
+    let prefix = app.setup.route_prefix.as_str();
     match path {
-        "/" => redirect(StatusCode::FOUND, &app.home),
+        "/" => redirect(StatusCode::FOUND, &app.setup.home),
         _ if prefix.strip_suffix('/') == Some(path) => {
             redirect(StatusCode::MOVED_PERMANENTLY, &utf8_percent_encode(prefix, PATH).to_string())
         }
@@ -206,12 +230,12 @@ fn outside(app: &App, path: &str) -> Response<Body> {
     }
 }
 
-async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> {
+async fn probe(app: &App, query: &Query, headers: &HeaderMap, peer: &Peer) -> Response<Body> {
     let config = app.config_handle.config();
     let scrape_timeout = headers
         .get("x-prometheus-scrape-timeout-seconds")
         .map(|it| String::from_utf8_lossy(it.as_bytes()));
-    let offset = app.timeout_offset_seconds;
+    let offset = app.setup.timeout_offset_seconds;
     let request = match ProbeRequest::parse(query, scrape_timeout.as_deref(), offset, &config) {
         Ok(request) => request,
         Err(rejection) => {
@@ -219,27 +243,18 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
             return text(rejection.status(), format!("{rejection}\n"));
         }
     };
-    let Ok(_place) = app.places.try_acquire() else {
-        app.telemetry.probes_shed.inc();
-        return inconclusive(Reason::LocalResources, Phase::Connect, "too many probes at once");
+    let lost = Arc::new(Notify::new());
+    let Some(_place) = app.shared.probes.take(peer.client, &lost) else {
+        return shed(app, "too many probes at once");
     };
 
     // They exist at zero while the probe runs.
     let counters = app.telemetry.module(&request.module.name);
     let running = app.telemetry.start();
-    let mut journal = Journal::bounded(app.least, JOURNAL_BYTES);
-    let result = match &request.address {
-        Ok(address) => {
-            let probe = Probe {
-                address,
-                module: &request.module,
-                hostname: request.hostname.as_deref(),
-                timeout: request.timeout,
-                access: &config.access,
-            };
-            app.observer.probe(probe, &mut journal).await
-        }
-        Err(error) => invalid_target(error, request.timeout, &mut journal),
+    let mut journal = Journal::bounded(app.setup.least, JOURNAL_BYTES);
+    let result = tokio::select! {
+        result = carry_out(app, &config.access, &request, &mut journal) => result,
+        () = lost.notified() => return shed(app, "another client needed the place of this probe"),
     };
     drop(running);
     counters.count(result.outcome);
@@ -264,6 +279,34 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap) -> Response<Body> 
     };
     app.history.add(entry);
     answer
+}
+
+/// The probe itself, whatever its target is.
+async fn carry_out(
+    app: &App,
+    access: &Access,
+    request: &ProbeRequest,
+    journal: &mut Journal,
+) -> ProbeResult {
+    match &request.address {
+        Ok(address) => {
+            let probe = Probe {
+                address,
+                module: &request.module,
+                hostname: request.hostname.as_deref(),
+                timeout: request.timeout,
+                access,
+            };
+            app.observer.probe(probe, journal).await
+        }
+        Err(error) => invalid_target(error, request.timeout, journal),
+    }
+}
+
+/// A probe for which there is no place.
+fn shed(app: &App, why: &str) -> Response<Body> {
+    app.telemetry.probes_shed.inc();
+    inconclusive(Reason::LocalResources, Phase::Connect, why)
 }
 
 fn finding_answer(result: &ProbeResult, headers: &HeaderMap) -> Response<Body> {
@@ -296,11 +339,11 @@ fn format(headers: &HeaderMap) -> Format {
     Format::negotiate(headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default())
 }
 
-async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Response<Body> {
+async fn metrics(app: &Arc<App>, headers: &HeaderMap, peer: &Peer) -> Response<Body> {
     let format = format(headers);
     app.exporter.describe(&app.config_handle.config().fingerprint, app.store.snapshot().len());
     let this = Arc::clone(app);
-    streamed(app, headers, format.content_type(), move |out| {
+    streamed(app, headers, peer, format.content_type(), move |out| {
         let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Moment::since_epoch(elapsed);
         exposition::metrics(&this.store, &this.exporter, now, format, out)
@@ -313,16 +356,23 @@ async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Response<Body> {
 async fn streamed(
     app: &App,
     headers: &HeaderMap,
+    peer: &Peer,
     content_type: &'static str,
     write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
 ) -> Response<Body> {
-    match timeout(SCRAPE_TURN_WITHIN, Arc::clone(&app.scrapes).acquire_owned()).await {
-        Ok(Ok(turn)) => pieces(content_type, headers, move |out| {
-            let _turn = turn;
-            write(out)
-        }),
-        _ => text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n"),
+    match place(app, peer).await {
+        Some(place) => pieces(place, content_type, headers, write),
+        None => too_many_answers(),
     }
+}
+
+/// A place for a long answer. Where another client needs it, the connection ends.
+async fn place(app: &App, peer: &Peer) -> Option<Place> {
+    app.shared.answers.take_within(peer.client, &peer.displaced, ANSWER_PLACE_WITHIN).await
+}
+
+fn too_many_answers() -> Response<Body> {
+    text(StatusCode::SERVICE_UNAVAILABLE, "too many answers at once\n")
 }
 
 fn ready(app: &App) -> Response<Body> {
@@ -334,7 +384,7 @@ fn ready(app: &App) -> Response<Body> {
 }
 
 /// The page for people, at every path that is nothing else.
-fn index(app: &App, query: &Query) -> Response<Body> {
+fn index(app: &App, query: &Query, place: Place) -> Response<Body> {
     let config = app.config_handle.config();
     let modules = config.modules.iter().filter(|(_, it)| matches!(it, ModuleEntry::Tcp(_)));
     let modules: Vec<&str> = modules.map(|(name, _)| &**name).collect();
@@ -348,17 +398,14 @@ fn index(app: &App, query: &Query) -> Response<Body> {
             now: Timestamp::now(),
         }),
         &pages::policy(),
+        place,
     )
 }
 
-async fn reload(app: &App, method: &Method, headers: &HeaderMap) -> Response<Body> {
+/// Pages of other sites have been turned away before.
+async fn reload(app: &App, method: &Method) -> Response<Body> {
     if method != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "This endpoint requires a POST request.\n");
-    }
-    // A page of another site, open in an operator's browser, must not do this.
-    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    if matches!(site, Some(b"cross-site" | b"same-site")) {
-        return text(StatusCode::FORBIDDEN, "other sites may not reload the configuration\n");
     }
     match app.config_handle.reload().await {
         Ok(()) => text(StatusCode::OK, ""),

@@ -38,18 +38,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::config_handle::ConfigHandle;
 use crate::exposition::exporter::ExporterMetrics;
-use crate::http::App;
 use crate::http::connection::Server;
 use crate::http::history::History;
 use crate::http::url::{ExternalUrl, RoutePrefix};
 use crate::http::web::Web;
+use crate::http::{App, Setup, Shared};
 use crate::limits::Limits;
 use crate::observer::Observer;
 use crate::prober::Prober;
@@ -131,16 +131,18 @@ pub async fn run(
         config_handle: Arc::clone(&config_handle),
         observer: Arc::clone(&observer),
         store,
-        shard: settings.shard,
-        history: History::new(settings.history_limit),
-        places: Semaphore::new(limits.on_demand),
-        scrapes: Arc::new(Semaphore::new(http::SCRAPES)),
         exporter: ExporterMetrics::new(&telemetry),
         telemetry,
-        timeout_offset_seconds: settings.timeout_offset_seconds,
-        least: http::logs::least(settings.log.probe),
-        route_prefix,
-        home,
+        history: History::new(settings.history_limit),
+        shared: Shared::new(&limits),
+        setup: Setup {
+            shard: settings.shard,
+            timeout_offset_seconds: settings.timeout_offset_seconds,
+            least: http::logs::least(settings.log.probe),
+            route_prefix,
+            home,
+            host: url.and_then(ExternalUrl::host).map(str::to_owned),
+        },
         scheduled: schedule.scheduled(),
     });
 
@@ -168,14 +170,13 @@ pub async fn run(
         accepting.push(tokio::net::TcpListener::from_std(listener)?);
     }
     let (stop, stopped) = watch::channel(false);
-    let answer = move |request, peer| http::answer(Arc::clone(&app), request, peer);
-    let server = Server { answer, web, limit: limits.connections, stop: stopped };
+    let server = Server { app, limit: limits.connections, stop: stopped };
     let stopping = async {
         shutdown.await;
         stop.send_replace(true);
         schedule.stop().await;
     };
-    tokio::join!(http::connection::serve(accepting, server), stopping);
+    tokio::join!(server.serve(accepting), stopping);
     prober.drain().await;
     Ok(())
 }

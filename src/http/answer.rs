@@ -1,115 +1,61 @@
 //! Answers: bodies, types, compression. Knows no endpoint.
 
-use std::convert::Infallible;
+use std::fmt;
 use std::io::{self, Write as _};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Weak};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http_body_util::Full;
-use hyper::body::{Bytes, Frame, SizeHint};
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Bytes, Frame};
 use hyper::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
     HeaderMap, HeaderValue, LOCATION, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
-/// The body of an answer.
-#[derive(Debug)]
-pub enum Body {
-    /// All of it.
-    Whole(Full<Bytes>),
-    /// Piece by piece, as it is made. A client that reads slowly holds up the maker.
-    Pieces(mpsc::Receiver<Bytes>),
-}
+use crate::http::shares::Place;
+use crate::limits::{MAX_PIECES, PIECE_BYTES, PIECE_TAKEN_WITHIN};
 
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = Infallible;
+/// The body of an answer: all of it, or piece by piece as it is made.
+pub type Body = UnsyncBoxBody<Bytes, Abandoned>;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut *self {
-            Self::Whole(body) => Pin::new(body).poll_frame(context),
-            Self::Pieces(pieces) => {
-                pieces.poll_recv(context).map(|it| it.map(|it| Ok(Frame::data(it))))
-            }
-        }
-    }
+/// The end of an answer that its client was too slow to take: the connection breaks, since what
+/// came so far must not be taken for the whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Abandoned;
 
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Pieces(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Pieces(_) => SizeHint::default(),
-        }
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer was not taken in time")
     }
 }
 
-/// A body that lets go of something once it is sent, or given up.
-#[derive(Debug)]
-pub struct Sent<G> {
-    body: Body,
-    _guard: G,
-}
-
-impl<G> Sent<G> {
-    /// Ties a guard to a body.
-    pub const fn new(body: Body, guard: G) -> Self {
-        Self { body, _guard: guard }
-    }
-}
-
-impl<G: Unpin> hyper::body::Body for Sent<G> {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+impl std::error::Error for Abandoned {}
 
 /// Bodies below this many bytes fit one packet and are not worth compressing.
 const WORTH_COMPRESSING: usize = 1024;
 
-/// Size of the pieces of a streamed body; one large buffer would cost more in page faults than
-/// the writing itself.
-const PIECE: usize = 64 * 1024;
-/// Pieces that wait for the client.
-const PIECES: usize = 4;
+/// The type of plain text.
+pub const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Plain text.
 #[must_use]
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
-    typed(status, "text/plain; charset=utf-8", body)
+    typed(status, TEXT, body)
 }
 
 /// A page that may do what its policy allows, and tells nobody where its readers go.
 #[must_use]
-pub fn page(body: impl Into<Bytes>, policy: &str) -> Response<Body> {
-    let mut response = typed(StatusCode::OK, "text/html; charset=utf-8", body);
+pub fn page(body: impl Into<Bytes>, policy: &str, place: Place) -> Response<Body> {
+    let mut response = Response::new(long(body.into(), place));
     let headers = response.headers_mut();
+    type_headers(headers, "text/html; charset=utf-8");
     if let Ok(policy) = HeaderValue::from_str(policy) {
         headers.insert(CONTENT_SECURITY_POLICY, policy);
     }
@@ -125,7 +71,7 @@ pub fn typed(
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<Body> {
-    let mut response = Response::new(Body::Whole(Full::new(body.into())));
+    let mut response = Response::new(short(body.into()));
     *response.status_mut() = status;
     type_headers(response.headers_mut(), content_type);
     response
@@ -159,42 +105,115 @@ pub fn scrape(content_type: &'static str, body: Vec<u8>, headers: &HeaderMap) ->
     response
 }
 
+/// All of a body at once.
+fn short(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that is there but long: it is handed out in pieces, and occupies a place until the
+/// client has taken the last.
+fn long(bytes: Bytes, place: Place) -> Body {
+    place.set_yields(true);
+    let pieces = stream::unfold((bytes, place), |(mut rest, place)| async {
+        if rest.is_empty() {
+            return None;
+        }
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        Some((Ok(Frame::data(piece)), (rest, place)))
+    });
+    StreamBody::new(pieces).boxed_unsync()
+}
+
 /// A page for a scraper that is written while it is sent, compressed if the scraper asks for that.
 ///
-/// `write` runs on a thread where it may block. When the client leaves, its writer fails.
+/// `write` runs on a thread where it may block. The answer occupies `place` until the client has
+/// taken the last piece; while it waits for the client, the place is one that gives way. When
+/// the client is gone, or takes nothing for a while, the writer fails.
 pub fn pieces(
+    place: Place,
     content_type: &'static str,
     headers: &HeaderMap,
     write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
 ) -> Response<Body> {
-    let (sender, receiver) = mpsc::channel(PIECES);
+    let (sender, receiver) = mpsc::channel(MAX_PIECES);
     let encoded = accepts_gzip(headers);
+    let place = Arc::new(place);
+    let mut out = PieceWriter {
+        sender,
+        place: Arc::downgrade(&place),
+        runtime: Handle::current(),
+        piece: Vec::with_capacity(PIECE_BYTES),
+    };
     tokio::task::spawn_blocking(move || {
-        let mut out = PieceWriter { sender, piece: Vec::with_capacity(PIECE) };
-        // An error means that the client is gone; nobody is left to be told.
-        let _ = if encoded {
+        let made = if encoded {
             let mut out = GzEncoder::new(&mut out, Compression::fast());
             write(&mut out).and_then(|()| out.try_finish())
         } else {
             write(&mut out)
         };
-        let _ = out.flush();
+        // An error means that the client is gone, or is to go; nobody is left to be told.
+        let _ = made.and_then(|()| out.finish());
     });
-    let mut response = Response::new(Body::Pieces(receiver));
+    let taken = stream::unfold((receiver, place), |(mut receiver, place)| async {
+        match receiver.recv().await {
+            Some(Piece::Data(bytes)) => Some((Ok(Frame::data(bytes)), (receiver, place))),
+            Some(Piece::End) => None,
+            // Whatever the reason, half an answer must not look like a whole one.
+            None => Some((Err(Abandoned), (receiver, place))),
+        }
+    });
+    let mut response = Response::new(StreamBody::new(taken).boxed_unsync());
     scrape_headers(response.headers_mut(), content_type, encoded);
     response
 }
 
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
 /// Cuts what is written into pieces.
 struct PieceWriter {
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<Piece>,
+    /// Gone with the client.
+    place: Weak<Place>,
+    runtime: Handle,
+    /// One large buffer would cost more in page faults than the writing itself.
     piece: Vec<u8>,
+}
+
+impl PieceWriter {
+    /// Sends what is left, and the end.
+    fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.set_yields(true);
+        self.send(Piece::End)
+    }
+
+    fn set_yields(&self, yields: bool) {
+        if let Some(place) = self.place.upgrade() {
+            place.set_yields(yields);
+        }
+    }
+
+    /// Waits for the client where it has not taken what was made before.
+    fn send(&self, piece: Piece) -> io::Result<()> {
+        let piece = match self.sender.try_send(piece) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Err(TrySendError::Full(piece)) => piece,
+        };
+        self.set_yields(true);
+        let sent = self.runtime.block_on(self.sender.send_timeout(piece, PIECE_TAKEN_WITHIN));
+        self.set_yields(false);
+        sent.map_err(|_| io::ErrorKind::TimedOut.into())
+    }
 }
 
 impl io::Write for PieceWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE {
+        if self.piece.len() >= PIECE_BYTES {
             self.flush()?;
         }
         Ok(bytes.len())
@@ -204,8 +223,8 @@ impl io::Write for PieceWriter {
         if self.piece.is_empty() {
             return Ok(());
         }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-        self.sender.blocking_send(piece.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
+        self.send(Piece::Data(piece.into()))
     }
 }
 

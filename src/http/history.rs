@@ -9,12 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::limits::HISTORY_BYTES;
 use crate::module::Module;
 use crate::outcome::ProbeResult;
 use crate::prober::journal::Line;
-
-/// What all results together may occupy.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// One result.
 #[derive(Clone, Debug)]
@@ -68,7 +66,7 @@ impl History {
     #[must_use]
     pub fn new(limit: u32) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Self { limit, max_bytes: MAX_BYTES, lists: Mutex::default() }
+        Self { limit, max_bytes: HISTORY_BYTES, lists: Mutex::default() }
     }
 
     /// Adds a result; its id is given here.

@@ -10,6 +10,7 @@ use crate::address::Address;
 use crate::config::{Config, ModuleEntry};
 use crate::diagnosis::outcome_of;
 use crate::evidence::Event;
+use crate::limits::ON_DEMAND_WITHIN;
 use crate::module::Module;
 use crate::outcome::{Phase, ProbeResult};
 use crate::prober::journal::{Journal, Level};
@@ -18,8 +19,6 @@ use crate::prober::journal::{Journal, Level};
 const DEFAULT_MODULE: &str = "tcp_connect";
 /// The scrape timeout of a request that tells none, in seconds.
 const DEFAULT_SCRAPE_TIMEOUT: f64 = 120.0;
-/// No probe takes longer, whatever a request says.
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A query string, read as Go's `net/url` does: a pair with a malformed escape or a semicolon is
 /// dropped, `+` is a blank.
@@ -189,15 +188,18 @@ fn scrape_timeout(header: Option<&str>) -> Result<f64, String> {
 }
 
 /// The module's timeout where it is shorter than what the scrape leaves, or where the offset eats
-/// the whole scrape; what the scrape leaves otherwise.
+/// the whole scrape; what the scrape leaves otherwise. A client cannot wish for more than the
+/// module allows, or than the bound for modules that set nothing.
 fn timeout(module: Option<Duration>, scrape_timeout: f64, offset_seconds: f64) -> Duration {
     let max = scrape_timeout - offset_seconds;
     match module {
         Some(module) if module.as_secs_f64() < max || max < 0.0 => module,
         _ if max.is_nan() => Duration::ZERO,
-        _ => Duration::try_from_secs_f64(max.max(0.0)).unwrap_or(MAX_TIMEOUT),
+        _ => {
+            let wish = Duration::try_from_secs_f64(max.max(0.0)).unwrap_or(Duration::MAX);
+            wish.min(module.unwrap_or(ON_DEMAND_WITHIN))
+        }
     }
-    .min(MAX_TIMEOUT)
 }
 
 /// Text in the quotes of Go's `%q`, as users know it from `blackbox_exporter`.
@@ -248,7 +250,13 @@ mod tests {
             (None, Some("0.5"), 0.5, 0.0),
             (Some(5.0), Some("0.5"), 0.5, 0.0),
             (None, Some("nan"), 0.5, 0.0),
-            (None, Some("1e300"), 0.5, 86400.0),
+            (None, Some("1e300"), 0.5, 120.0),
+            (None, Some("86400"), 0.5, 120.0),
+            (None, Some("121"), 0.5, 120.0),
+            (Some(5.0), Some("86400"), 0.5, 5.0),
+            // What the configuration says is trusted.
+            (Some(300.0), Some("86400"), 0.5, 300.0),
+            (Some(300.0), Some("200"), 0.5, 199.5),
         ] {
             let scrape = scrape_timeout(header).unwrap();
             let timeout = timeout(module.map(Duration::from_secs_f64), scrape, offset);

@@ -7,8 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use socket2::{Domain, Protocol, Socket, Type};
 use url::Url;
 
-/// Length of the queue of connections that wait to be accepted.
-const BACKLOG: i32 = 4096;
+use crate::limits::ACCEPT_QUEUE;
 
 /// `host:port` or `:port` as given to `--web.listen-address`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -74,7 +73,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(i32::try_from(ACCEPT_QUEUE).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -84,6 +83,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct ExternalUrl {
     text: String,
     path: String,
+    host: Option<String>,
 }
 
 impl ExternalUrl {
@@ -103,8 +103,17 @@ impl ExternalUrl {
         }
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
-        let text = if text.starts_with('/') { path.clone() } else { url.to_string() };
-        Ok(Self { text, path })
+        if text.starts_with('/') {
+            return Ok(Self { text: path.clone(), path, host: None });
+        }
+        let host = url.host_str().map(|host| host.trim_end_matches('.').to_owned());
+        Ok(Self { text: url.to_string(), path, host })
+    }
+
+    /// Its host, where it is more than a path.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 
     /// Its path.

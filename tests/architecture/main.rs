@@ -70,12 +70,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "http",
         &[
+            "access",
             "address",
             "config",
             "diagnosis",
             "evidence",
             "exposition",
             "config_handle",
+            "limits",
             "log",
             "module",
             "monitor",

@@ -13,6 +13,7 @@ use std::time::Duration;
 use harness::{Exporter, wait_until};
 
 mod access;
+mod clients;
 mod dns;
 mod faults;
 mod hostile;

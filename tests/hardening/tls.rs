@@ -22,11 +22,13 @@ fn identity() -> (String, String) {
     (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
 }
 
-/// An exporter that speaks TLS.
-fn encrypted() -> (Exporter, String) {
+/// An exporter that speaks TLS, and its certificate.
+pub(crate) fn encrypted(config: &str) -> (Exporter, String) {
     let (certificate, key) = identity();
     let web = "tls_server_config: {cert_file: server.pem, key_file: server.key}\n";
-    let exporter = Exporter::new(EXPORTER)
+    let exporter = Exporter::new(EXPORTER);
+    let exporter = if config.is_empty() { exporter } else { exporter.config(config) };
+    let exporter = exporter
         .file("server.pem", &certificate)
         .file("server.key", &key)
         .file("web.yml", web)
@@ -89,7 +91,7 @@ fn a_client_that_renegotiates_harms_only_itself() {
     if !harness::installed("a_client_that_renegotiates_harms_only_itself", &["openssl", "curl"]) {
         return;
     }
-    let (exporter, _) = encrypted();
+    let (exporter, _) = encrypted("");
     let mut refused = 0;
     for _ in 0..5 {
         let mut command = Command::new("openssl");
@@ -108,13 +110,13 @@ fn a_client_that_renegotiates_harms_only_itself() {
 }
 
 /// A client of HTTP/2, by hand.
-struct Client {
+pub(crate) struct Client {
     tls: rustls::ClientConnection,
     stream: TcpStream,
 }
 
 impl Client {
-    fn connect(exporter: &Exporter, certificate: &str) -> Self {
+    pub(crate) fn connect(exporter: &Exporter, certificate: &str) -> Self {
         let mut roots = rustls::RootCertStore::empty();
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
         roots.add(der).expect("an anchor");
@@ -140,14 +142,20 @@ impl Client {
     }
 
     /// RFC 9113, section 4.1.
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn frame(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> std::io::Result<()> {
         let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
         let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
         self.send(&[&head, payload].concat())
     }
 
     /// Whether the server has hung up.
-    fn is_over(&mut self) -> bool {
+    pub(crate) fn is_over(&mut self) -> bool {
         self.stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
         let mut buffer = [0; 4096];
         loop {
@@ -162,21 +170,21 @@ impl Client {
 
 /// Slow clients at once: half of them go on byte by byte, half fall silent.
 const SLOW: usize = 200;
-const HEADERS: u8 = 1;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 /// `GET https://localhost/` (RFC 7541, section 6.1 and appendix A).
-const GET: &[u8] = b"\x82\x87\x84\x41\x09localhost";
+pub(crate) const GET: &[u8] = b"\x82\x87\x84\x41\x09localhost";
 
 #[test]
 fn slow_clients_of_http2_harm_only_themselves() {
     if !harness::installed("slow_clients_of_http2_harm_only_themselves", &["curl"]) {
         return;
     }
-    let (exporter, certificate) = encrypted();
+    let (exporter, certificate) = encrypted("");
     assert_well(&exporter);
     let (memory_before, descriptors_before) = (memory(&exporter), descriptors(&exporter));
     let begin = Instant::now();
@@ -212,7 +220,7 @@ fn requests_taken_back_at_once_end_the_connection() {
     if !harness::installed("requests_taken_back_at_once_end_the_connection", &["curl"]) {
         return;
     }
-    let (exporter, certificate) = encrypted();
+    let (exporter, certificate) = encrypted("");
     let memory_before = memory(&exporter);
     let mut client = Client::connect(&exporter, &certificate);
     let taken_back = (0..100_000_u32)
