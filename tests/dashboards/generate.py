@@ -861,7 +861,7 @@ def target():
             for q in (0.5, 0.95, 0.99)
         ]
         + [
-            (mean("", HERE, "$window"), "mean"),
+            (f"max({mean('', HERE, '$window')})", "mean"),
             (f"max({policy_of('slow_seconds', THIS)})", "slow from"),
         ],
         "s",

@@ -84,7 +84,8 @@ fn an_outage_between_two_scrapes_is_in_the_counters_of_the_next() {
     let mut service = Service::start();
     let exporter = Exporter::new(EXPORTER)
         .config(&format!(
-            "monitors:\n  - {{name: m, host: 127.0.0.1, port: {}, interval: 500ms, timeout: 400ms}}\n",
+            "defaults: {{series: full}}\nmonitors:\n  \
+             - {{name: m, host: 127.0.0.1, port: {}, interval: 500ms, timeout: 400ms}}\n",
             service.address.port()
         ))
         .start();
@@ -232,7 +233,7 @@ fn a_reload_disturbs_only_what_it_changes() {
     let _busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
     let netns = Netns::new("reload");
     let port = sink(&netns);
-    let defaults = "defaults: {interval: 10s, timeout: 2s, buckets: []}\nmonitors:\n";
+    let defaults = "defaults: {interval: 10s, timeout: 2s, series: full}\nmonitors:\n";
     let config = |changed: u16| {
         let kept = fleet(WELL, 9_900, port, "kept");
         format!("{defaults}{kept}{}", fleet(HOLE, 100, changed, "changed"))

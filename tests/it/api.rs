@@ -46,6 +46,8 @@ fn every_target_is_told_with_its_verdict_and_its_history() {
     assert_eq!(bad["labels"]["team"], "dba");
     assert_eq!(bad["labels"]["group"], "orders");
     assert_eq!(bad["labels"]["service"], "bad");
+    assert_eq!(bad["labels"]["target"], bad["target"]);
+    assert_eq!(bad["labels"]["policy"].as_str().unwrap().len(), 8);
     assert!(bad["consecutive_failures"].as_u64() >= Some(2), "{bad}");
     assert!(bad["history"].as_array().unwrap().iter().all(|it| it == "failure"), "{bad}");
     assert!(targets[0]["rtt_seconds"].as_f64() > Some(0.0), "{}", targets[0]);
@@ -64,7 +66,8 @@ fn prometheus_discovers_the_monitors() {
 
     let labels = |port: &str| {
         json!({
-            "monitor": "db", "module": "tcp_connect", "host": "db.example.com", "port": port,
+            "monitor": "db", "target": format!("db.example.com:{port}"),
+            "module": "tcp_connect", "host": "db.example.com", "port": port,
             "team": "dba",
             "__meta_tcp_monitor_interval": "300000ms", "__meta_tcp_monitor_timeout": "10000ms",
         })

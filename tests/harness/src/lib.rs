@@ -24,6 +24,7 @@ pub mod listener;
 pub mod metrics;
 pub mod name_server;
 pub mod netns;
+pub mod peers;
 pub mod process;
 pub mod prometheus;
 pub mod servers;
