@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing::Level;
 
+use crate::config;
 use crate::http::url::{ExternalUrl, ListenAddress};
 use crate::log;
 use crate::monitor::Shard;
@@ -47,6 +48,9 @@ enum Command {
     },
     /// Prints the manual page.
     Man,
+    /// Prints the JSON schema of the configuration file, for editors.
+    #[command(hide = true)]
+    Schema,
 }
 
 #[derive(Args, Debug)]
@@ -187,6 +191,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Wish, UsageErr
                 Err(err) => Err(usage(err.to_string())),
             }
         }
+        Some(Command::Schema) => Ok(Wish::Print(config::json_schema())),
         None if serve.version => Ok(Wish::Print(version())),
         None if serve.config_check => Ok(Wish::Check(serve.config_file)),
         None => serve.settings().map(|it| Wish::Serve(Box::new(it))).map_err(usage),

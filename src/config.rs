@@ -1,9 +1,10 @@
 //! The configuration in force: modules, monitors, access rules; built from files, checked whole.
 //!
-//! Text becomes a tree that knows its lines (`yaml`), the tree becomes values (`read`, `modules`,
-//! `monitors`, `file_sd`, `access`), and `lint` looks at all of them together. Nothing downstream
-//! checks again. Every problem is noted with its place and reading goes on, so that a person sees
-//! all of them at once.
+//! The schema stands once, as types (`schema`, `ports`, `scalar`). A text is read entry by entry
+//! (`yaml`), each entry becomes such a type (`read`), which becomes values (`modules`, `monitors`,
+//! `file_sd`, `access`); `lint` looks at all monitors together (`listed`), and `show` goes the way
+//! back. Nothing downstream checks again. Every problem is noted with its place and reading goes
+//! on, so that a person sees all of them at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,10 +22,14 @@ mod duration;
 mod file_sd;
 mod files;
 mod lint;
+mod listed;
 mod load;
 mod modules;
 mod monitors;
+mod ports;
 mod read;
+mod scalar;
+mod schema;
 mod show;
 mod yaml;
 
@@ -142,6 +147,12 @@ impl Config {
     pub fn text(&self) -> String {
         show::config(self)
     }
+}
+
+/// The schema of a configuration file as JSON, which editors read.
+#[must_use]
+pub fn json_schema() -> String {
+    schema::json()
 }
 
 /// A module as `/config` shows it, with the name that a request gave for verification.

@@ -27,7 +27,7 @@
 //!
 //! * The vocabulary does no I/O and reads no clock.
 //! * Only `diagnosis` names a reason; only `prober` opens outgoing connections; only `exposition` knows metric names; only `cli`
-//!   and `main` know clap; only the web configuration derives `Deserialize`.
+//!   and `main` know clap; only `config` and the web configuration derive `Deserialize`.
 //! * Nothing is global but the log: what a task needs is handed to it.
 //! * Every task has an owner that stops it. Dropping [`run`] stops them all.
 

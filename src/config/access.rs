@@ -5,68 +5,50 @@ use std::sync::Arc;
 
 use crate::access::{Access, Rule, Rules};
 use crate::config::ModuleEntry;
-use crate::config::read::{Fields, Place, Report, entries, items, text};
-use crate::config::yaml::{Kind, Node};
+use crate::config::read::{Report, YamlPath, read};
+use crate::config::scalar::{OneOrMany, RuleText};
+use crate::config::schema::AccessKeys;
 
 /// Reads `access:`.
 pub(super) fn access(
-    node: &Node<'_>,
-    place: &Place<'_>,
-    report: &mut Report,
+    path: &YamlPath<'_>,
     modules: &BTreeMap<Arc<str>, ModuleEntry>,
+    report: &mut Report,
 ) -> Access {
-    let Some(mut fields) = Fields::open(node, place, report) else { return Access::default() };
-    let everyone = rules(&mut fields, place, report);
+    let Some(keys) = read::<AccessKeys>(path, report) else { return Access::default() };
+    let everyone = rules(keys.allow, keys.deny, path, report);
     let mut by_module = BTreeMap::new();
-    if let Some(node) = fields.take("modules") {
-        let place = place.key("modules");
-        for entry in entries(node, &place, report).unwrap_or_default() {
-            let place = place.key(entry.key);
-            if !modules.contains_key(entry.key) {
-                let known = modules.keys().map(|it| &**it);
-                let message = match report.nearest(entry.key, known) {
-                    Some(near) => format!("unknown module: did you mean `{near}`?"),
-                    None => "unknown module: define it under `modules`".to_owned(),
-                };
-                report.error(entry.line, &place, message);
-            }
-            let Some(mut fields) = Fields::open(&entry.value, &place, report) else { continue };
-            let rules = rules(&mut fields, &place, report);
-            fields.close(&place, report);
-            by_module.insert(Arc::from(entry.key), rules);
+    let modules_path = path.key("modules");
+    for (name, keys) in keys.modules.into_iter().flatten() {
+        let path = modules_path.key(&name);
+        if !modules.contains_key(&*name) {
+            let message = match report.nearest(&name, modules.keys().map(|name| &**name)) {
+                Some(near) => format!("unknown module: did you mean `{near}`?"),
+                None => "unknown module: define it under `modules`".to_owned(),
+            };
+            report.error(&path, message);
         }
+        let keys = keys.unwrap_or_default();
+        let rules = rules(keys.allow, keys.deny, &path, report);
+        by_module.insert(Arc::from(name), rules);
     }
-    fields.close(place, report);
     Access::new(everyone, by_module)
 }
 
-fn rules(fields: &mut Fields<'_>, place: &Place<'_>, report: &mut Report) -> Rules {
-    let mut list = |key: &'static str| {
-        let Some(node) = fields.take(key) else { return Vec::new() };
-        let place = place.key(key);
-        let one = std::slice::from_ref(node);
-        let nodes = match &node.kind {
-            Kind::Plain(_) | Kind::Quoted(_) => Some(one),
-            Kind::List(_) | Kind::Map(_) | Kind::Binary(_) => items(node, &place, report),
-        };
-        // An empty list of what is allowed would allow everything, which is hardly meant.
-        if key == "allow" && nodes.is_some_and(<[_]>::is_empty) {
-            let message = "the list is empty: remove it, or write `*` for everything";
-            report.error(node.line, &place, message);
-        }
-        let nodes = nodes.unwrap_or_default().iter().enumerate();
-        nodes.filter_map(|(index, node)| rule(node, &place.index(index), report)).collect()
-    };
-    Rules { allow: list("allow"), deny: list("deny") }
-}
-
-fn rule(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Rule> {
-    let text = text(node, place, report)?;
-    match Rule::parse(text) {
-        Ok(rule) => Some(rule),
-        Err(message) => {
-            report.error(node.line, place, message);
-            None
-        }
+fn rules(
+    allow: Option<OneOrMany<RuleText>>,
+    deny: Option<OneOrMany<RuleText>>,
+    path: &YamlPath<'_>,
+    report: &mut Report,
+) -> Rules {
+    let allow_path = path.key("allow");
+    // An empty list of what is allowed would allow everything, which is hardly meant.
+    if allow_path.is_empty() {
+        let message = "the list is empty: remove it, or write `*` for everything";
+        report.error(&allow_path, message);
     }
+    let list = |keys: Option<OneOrMany<RuleText>>| -> Vec<Rule> {
+        keys.into_iter().flat_map(OneOrMany::into_vec).map(|rule| rule.0).collect()
+    };
+    Rules { allow: list(allow), deny: list(deny) }
 }

@@ -6,10 +6,14 @@
 //! other labels in double underscores, `__meta_…` among them, are dropped as Prometheus drops
 //! them; the rest are free labels.
 
-use crate::config::load::{Origin, Placed};
-use crate::config::monitors::{self, Context};
-use crate::config::read::{Fields, Place, Report, entries, items, text};
-use crate::config::yaml::{Arena, Entry, Kind, Node, excerpt};
+use std::borrow::Cow;
+
+use crate::config::listed::Position;
+use crate::config::monitors::Drafts;
+use crate::config::read::{Report, YamlPath, check_keys, read, read_renamed};
+use crate::config::scalar::{TargetText, Text};
+use crate::config::schema::{MonitorKeys, TargetGroupKeys};
+use crate::config::yaml::{Kind, Node, Pair, excerpt};
 
 /// What `__tcp_KEY` sets, and the mapping within a monitor that holds it.
 const KEYS: [(&str, Option<&str>, &str); 16] = [
@@ -33,127 +37,120 @@ const KEYS: [(&str, Option<&str>, &str); 16] = [
 
 /// Whether an entry of a list is one of Prometheus: it has `targets`.
 pub(super) fn is_group(node: &Node<'_>) -> bool {
-    match &node.kind {
-        Kind::Map(entries) => entries.iter().any(|it| it.key == "targets"),
-        Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_) | Kind::List(_) => false,
-    }
+    node.pair("targets").is_some()
 }
 
 /// Reads `{targets: […], labels: {…}}`.
-pub(super) fn group(
-    node: &Node<'_>,
-    index: usize,
-    place: &Place<'_>,
-    report: &mut Report,
-    context: &mut Context<'_>,
-    placed: &mut Vec<Placed>,
-) {
-    let Some(mut fields) = Fields::open(node, place, report) else { return };
-    let targets = fields.take("targets");
-    let labels = fields.take("labels");
-    fields.close(place, report);
-    let arena = Arena::new();
-    let template = match labels {
-        Some(node) => template(node, &place.key("labels"), report, &arena),
-        None => Template::default(),
-    };
-    let targets_place = place.key("targets");
-    let targets = targets.and_then(|it| items(it, &targets_place, report)).unwrap_or_default();
-    for (position, node) in targets.iter().enumerate() {
-        let place = targets_place.index(position);
-        let Some(shown) = text(node, &place, report) else { continue };
-        let source = template.target.as_ref().unwrap_or(node);
-        let Some(address) = monitors::address(source, &place, report) else { continue };
-        let (host, port) = (address.host.to_string(), address.port.to_string());
-        let own = [("name", shown), ("host", &host), ("port", &port)];
-        // What the labels say comes first, so that `__tcp_name` wins.
-        let mut entries = template.entries.clone();
-        for (key, value) in own {
-            if entries.iter().all(|it| it.key != key) {
-                let value = Node { line: node.line, kind: Kind::Quoted(value) };
-                entries.push(Entry { key, line: node.line, value });
-            }
-        }
-        let monitor = Node { line: node.line, kind: Kind::Map(&entries) };
-        let errors = report.errors.len();
-        let monitor = monitors::monitor(&monitor, &place, report, context);
-        // The target itself is fine, so the labels are at fault, for every target alike.
-        let Some(monitor) = monitor.filter(|_| report.errors.len() == errors) else { return };
-        let file = report.file.clone();
-        let path = Origin::Target(index, position);
-        placed.push(Placed { monitor, file, line: node.line, path });
-    }
-}
-
-/// What the labels of a group say about each of its targets, as entries of a monitor.
-#[derive(Default)]
-struct Template<'n> {
-    entries: Vec<Entry<'n>>,
-    target: Option<Node<'n>>,
-}
-
-fn template<'n>(
-    node: &Node<'n>,
-    place: &Place<'_>,
-    report: &mut Report,
-    arena: &'n Arena,
-) -> Template<'n> {
-    let mut template = Template::default();
-    let mut confirm: Vec<Entry<'n>> = Vec::new();
-    let mut group: Vec<Entry<'n>> = Vec::new();
-    let mut free: Vec<Entry<'n>> = Vec::new();
-    for entry in entries(node, place, report).unwrap_or_default() {
-        let key = match entry.key {
-            "__param_module" => "module",
-            "__param_target" => "target",
-            "__scrape_interval__" => "interval",
-            "__scrape_timeout__" => "timeout",
-            name => match name.strip_prefix("__tcp_") {
-                Some(key) => key,
-                None if name.starts_with("__") => continue,
-                None => {
-                    free.push(*entry);
+pub(super) fn group(group: usize, path: &YamlPath<'_>, drafts: &mut Drafts, report: &mut Report) {
+    check_keys::<TargetGroupKeys>(path, report);
+    let labels_path = path.key("labels");
+    let template = Template::of(&labels_path, report);
+    let keys: MonitorKeys =
+        read_renamed(&template.monitor, &template.names, &labels_path, report).unwrap_or_default();
+    let name = keys.name.clone();
+    let own = drafts.template(keys, &labels_path, report);
+    let target = template.target.map(|key| labels_path.key(key));
+    let target = target.and_then(|path| read::<TargetText>(&path, report));
+    let targets_path = path.key("targets");
+    for (index, node) in targets_path.items(report).iter().enumerate() {
+        let path = targets_path.index(index);
+        let Some(shown) = node.text() else {
+            report.error(&path, format!("must be host:port, not {}", node.describe()));
+            continue;
+        };
+        let address = match &target {
+            Some(target) => target.0.clone(),
+            None => match TargetText::try_from(Text(shown.to_owned())) {
+                Ok(target) => target.0,
+                Err(message) => {
+                    report.error(&path, message);
                     continue;
                 }
             },
         };
-        let Some((_, parent, key)) = KEYS.iter().find(|(name, _, _)| *name == key) else {
-            let place = place.key(entry.key);
-            let message = match report.nearest(key, KEYS.iter().map(|(name, _, _)| *name)) {
-                Some(near) => format!("unknown key: did you mean `__tcp_{near}`?"),
-                None => format!("nothing of a monitor is called `{}`", excerpt(key)),
+        let name = name.as_ref().map_or(shown, |name| &name.0);
+        drafts.target(name, &address, &own, Position::Target(group, index), &path, report);
+    }
+}
+
+/// What the labels of a group say about each of its targets.
+struct Template<'n> {
+    /// As the keys of a monitor.
+    monitor: Node<'n>,
+    /// Which label each key comes from.
+    names: Vec<(&'static str, &'n str)>,
+    /// The label that names what is probed instead of the target.
+    target: Option<&'n str>,
+}
+
+impl<'n> Template<'n> {
+    fn of(path: &YamlPath<'n>, report: &mut Report) -> Self {
+        let mut names: Vec<(&'static str, &'n str)> = Vec::new();
+        let mut target = None;
+        let mut free: Vec<Pair<'n>> = Vec::new();
+        let labels: Vec<&'n str> = path.keys(report).collect();
+        for label in labels {
+            let key = match label {
+                "__param_module" => "module",
+                "__param_target" => "target",
+                "__scrape_interval__" => "interval",
+                "__scrape_timeout__" => "timeout",
+                name => match name.strip_prefix("__tcp_") {
+                    Some(key) => key,
+                    None if name.starts_with("__") => continue,
+                    None => {
+                        free.extend(path.node().and_then(|node| node.pair(label)).cloned());
+                        continue;
+                    }
+                },
             };
-            report.error(entry.line, &place, message);
-            continue;
-        };
-        let renamed = Entry {
-            key,
-            line: entry.line,
-            value: Node { line: entry.line, kind: entry.value.kind },
-        };
-        let list = match parent {
-            Some("confirm") => &mut confirm,
-            Some(_) => &mut group,
-            None if *key == "target" => {
-                template.target = Some(renamed.value);
+            let Some((key, _, _)) = KEYS.iter().find(|(name, _, _)| *name == key) else {
+                let message = match report.nearest(key, KEYS.iter().map(|(name, _, _)| *name)) {
+                    Some(near) => format!("unknown key: did you mean `__tcp_{near}`?"),
+                    None => format!("unknown key `{}`: a monitor has none such", excerpt(key)),
+                };
+                report.error(&path.key(label), message);
+                continue;
+            };
+            // The own word for a thing wins over the one of Prometheus.
+            let own = label.starts_with("__tcp_");
+            if *key == "target" {
+                target = target.filter(|_| !own).or(Some(label));
                 continue;
             }
-            None => &mut template.entries,
-        };
-        // The own word for a thing wins over the one of Prometheus.
-        let own = entry.key.starts_with("__tcp_");
-        match list.iter().position(|it| it.key == *key) {
-            Some(taken) if own => list[taken] = renamed,
-            Some(_) => {}
-            None => list.push(renamed),
+            match names.iter_mut().find(|(known, _)| known == key) {
+                Some(known) if own => known.1 = label,
+                Some(_) => {}
+                None => names.push((key, label)),
+            }
         }
+        let monitor = monitor(path, &names, free);
+        Self { monitor, names, target }
     }
-    for (key, list) in [("confirm", confirm), ("group", group), ("labels", free)] {
-        if !list.is_empty() {
-            let kind = Kind::Map(arena.alloc_slice_copy(&list));
-            let value = Node { line: node.line, kind };
-            template.entries.push(Entry { key, line: node.line, value });
-        }
+}
+
+/// The keys of a monitor, from the labels that set them.
+fn monitor<'n>(
+    path: &YamlPath<'n>,
+    names: &[(&'static str, &'n str)],
+    free: Vec<Pair<'n>>,
+) -> Node<'n> {
+    let line = path.number();
+    let pairs = |parent: Option<&str>| -> Vec<Pair<'n>> {
+        let names = names.iter().filter_map(|(name, label)| {
+            let (_, holder, key) = KEYS.iter().find(|(known, _, _)| known == name)?;
+            let pair = path.node()?.pair(label)?;
+            let value = pair.value.clone();
+            (*holder == parent).then_some(Pair { key: Cow::Borrowed(*key), line: pair.line, value })
+        });
+        names.collect()
+    };
+    let mut monitor = pairs(None);
+    let inner =
+        [("confirm", pairs(Some("confirm"))), ("group", pairs(Some("group"))), ("labels", free)];
+    for (key, pairs) in inner.into_iter().filter(|(_, pairs)| !pairs.is_empty()) {
+        let value = Node { line, kind: Kind::Map(pairs.into()) };
+        monitor.push(Pair { key: Cow::Borrowed(key), line, value });
     }
-    template
+    Node { line, kind: Kind::Map(monitor.into()) }
 }

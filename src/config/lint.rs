@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::config::load::{Origin, Placed, by_name};
-use crate::config::read::{Place, Report};
-use crate::config::yaml::{Kind, Node, excerpt};
+use crate::config::listed::{Listed, Position, by_name};
+use crate::config::read::{Report, YamlPath};
+use crate::config::yaml::{Node, excerpt};
 use crate::config::{ModuleEntry, duration};
 use crate::monitor::Endpoint;
 
@@ -43,124 +43,125 @@ const TLS_PRESETS: [&str; 3] = ["smtps", "imaps", "pop3s"];
 /// Modules of the file that no monitor uses are there for `/probe`, where Prometheus's patience
 /// is the limit.
 pub(super) fn modules(
-    node: &Node<'_>,
-    place: &Place<'_>,
+    path: &YamlPath<'_>,
     modules: &BTreeMap<Arc<str>, ModuleEntry>,
-    placed: &[Placed],
+    listed: &[Listed],
     report: &mut Report,
 ) {
-    let used: HashSet<&str> = placed.iter().map(|it| &*it.monitor.module.name).collect();
-    // Whatever else it is was reported when it was read.
-    let Kind::Map(entries) = &node.kind else { return };
-    for entry in *entries {
-        let Some(ModuleEntry::Tcp(module)) = modules.get(entry.key) else { continue };
-        let Some(timeout) = module.timeout.filter(|&it| it > SCRAPE_TIMEOUT) else { continue };
-        if !used.contains(entry.key) {
+    let used: HashSet<&str> = listed.iter().map(|listed| &*listed.monitor.module.name).collect();
+    for pair in path.node().into_iter().flat_map(Node::pairs) {
+        let Some(ModuleEntry::Tcp(module)) = modules.get(&*pair.key) else { continue };
+        let Some(timeout) = module.timeout.filter(|&timeout| timeout > SCRAPE_TIMEOUT) else {
+            continue;
+        };
+        if !used.contains(&*pair.key) {
             let timeout = duration::prometheus(timeout);
             let message = format!(
                 "Prometheus ends a scrape after {}, unless `scrape_timeout` says otherwise, so \
                  `/probe` does not wait {timeout}",
                 duration::prometheus(SCRAPE_TIMEOUT)
             );
-            report.warn(entry.line, &place.key(entry.key).key("timeout"), message);
+            report.warn(&path.key(&pair.key).key("timeout"), message);
         }
     }
 }
 
 /// Looks at all monitors together.
-pub(super) fn monitors(placed: &mut Vec<Placed>, report: &mut Report) {
-    repeated(placed, report);
-    names(placed, report);
-    dependencies(placed, report);
-    groups(placed, report);
-    targets(placed, report);
-    for it in &*placed {
-        times(it, report);
-        presets(it, report);
+pub(super) fn monitors(all: &mut Vec<Listed>, report: &mut Report) {
+    repeated(all, report);
+    names(all, report);
+    dependencies(all, report);
+    groups(all, report);
+    targets(all, report);
+    for listed in &*all {
+        times(listed, report);
+        presets(listed, report);
     }
 }
 
 /// Discovery often finds a target twice; that is no reason to refuse the file.
-fn repeated(placed: &mut Vec<Placed>, report: &mut Report) {
-    let discovered = |it: &Placed| matches!(it.path, Origin::Target(..));
+fn repeated(all: &mut Vec<Listed>, report: &mut Report) {
+    let discovered = |listed: &Listed| matches!(listed.origin.position, Position::Target(..));
     let mut seen = HashSet::new();
-    let mut kept = Vec::with_capacity(placed.len());
-    for it in placed.drain(..) {
-        let key = |it: &Placed| {
-            let monitor = &it.monitor;
-            let address = monitor.endpoints.first().map(|it| it.address.clone());
+    let mut kept = Vec::with_capacity(all.len());
+    for listed in all.drain(..) {
+        let key = |listed: &Listed| {
+            let monitor = &listed.monitor;
+            let address = monitor.endpoints.first().map(|endpoint| endpoint.address.clone());
             (monitor.name.clone(), address, monitor.module.name.clone())
         };
-        if discovered(&it) && !seen.insert(key(&it)) {
-            it.warn("", "this target is listed before: it is probed once".to_owned(), report);
+        if discovered(&listed) && !seen.insert(key(&listed)) {
+            let message = "this target is listed before: it is probed once".to_owned();
+            listed.origin.warn(&[], message, report);
         } else {
-            kept.push(it);
+            kept.push(listed);
         }
     }
-    *placed = kept;
+    *all = kept;
 }
 
-fn names(placed: &[Placed], report: &mut Report) {
-    let names = by_name(placed);
-    for (index, it) in placed.iter().enumerate() {
-        let Some(first) = names.get(&it.monitor.name).filter(|&&first| first != index) else {
+fn names(all: &[Listed], report: &mut Report) {
+    let names = by_name(all);
+    for (index, listed) in all.iter().enumerate() {
+        let Some(first) = names.get(&listed.monitor.name).filter(|&&first| first != index) else {
             continue;
         };
-        let first = &placed[*first];
+        let first = &all[*first];
         let message = format!(
             "name `{}` is taken by {}:{}: rename one",
-            excerpt(&it.monitor.name),
-            first.file.display(),
-            first.line
+            excerpt(&listed.monitor.name),
+            first.origin.file.display(),
+            first.origin.line
         );
-        it.error("name", message, report);
+        listed.origin.error(&["name"], message, report);
     }
 }
 
-fn dependencies(placed: &[Placed], report: &mut Report) {
-    let names = by_name(placed);
-    for it in placed {
-        let Some(depends_on) = &it.monitor.depends_on else { continue };
+fn dependencies(all: &[Listed], report: &mut Report) {
+    let names = by_name(all);
+    for listed in all {
+        let Some(depends_on) = &listed.monitor.depends_on else { continue };
         if names.contains_key(depends_on) {
             continue;
         }
-        let near = report.nearest(depends_on, names.keys().map(|it| &**it));
+        let near = report.nearest(depends_on, names.keys().map(|name| &**name));
         let message = match near {
             Some(near) => {
                 format!("no monitor is called `{}`: did you mean `{near}`?", excerpt(depends_on))
             }
             None => format!("no monitor is called `{}`", excerpt(depends_on)),
         };
-        it.error("depends_on", message, report);
+        listed.origin.error(&["depends_on"], message, report);
     }
     // Each monitor depends on at most one other, so a walk from each finds every cycle; what a
     // walk has passed is never walked again.
-    let mut walked = vec![0usize; placed.len()];
-    for start in 0..placed.len() {
+    let mut walked = vec![0usize; all.len()];
+    for start in 0..all.len() {
         let mut here = start;
         let mut path: Vec<usize> = Vec::new();
         while walked[here] == 0 {
             walked[here] = start + 1;
             path.push(here);
-            let next = placed[here].monitor.depends_on.as_ref().and_then(|it| names.get(it));
+            let next = all[here].monitor.depends_on.as_ref().and_then(|name| names.get(name));
             match next {
                 Some(&next) => here = next,
                 None => break,
             }
         }
         let in_this_walk = walked[here] == start + 1;
-        let Some(first) = path.iter().position(|&it| it == here).filter(|_| in_this_walk) else {
+        let Some(first) = path.iter().position(|&index| index == here).filter(|_| in_this_walk)
+        else {
             continue;
         };
-        let closes = placed[path[path.len() - 1]].monitor.depends_on.as_ref();
-        if closes.and_then(|it| names.get(it)) != Some(&here) {
+        let closes = all[path[path.len() - 1]].monitor.depends_on.as_ref();
+        if closes.and_then(|name| names.get(name)) != Some(&here) {
             continue;
         }
         let mut circle: Vec<&str> =
-            path[first..].iter().map(|&it| &*placed[it].monitor.name).collect();
-        circle.push(&placed[here].monitor.name);
+            path[first..].iter().map(|&index| &*all[index].monitor.name).collect();
+        circle.push(&all[here].monitor.name);
         let message = format!("monitors explain each other in a circle: {}", excerpt_list(&circle));
-        placed[here].error("depends_on", message, report);
+        all[here].origin.error(&["depends_on"], message, report);
     }
 }
 
@@ -168,80 +169,80 @@ fn excerpt_list(names: &[&str]) -> String {
     /// More names than this make no line.
     const MOST: usize = 8;
     let mut shown: Vec<String> =
-        names.iter().take(MOST).map(|it| format!("`{}`", excerpt(it))).collect();
+        names.iter().take(MOST).map(|name| format!("`{}`", excerpt(name))).collect();
     if names.len() > MOST {
         shown.push("…".to_owned());
     }
     shown.join(" → ")
 }
 
-fn groups(placed: &[Placed], report: &mut Report) {
+fn groups(all: &[Listed], report: &mut Report) {
     struct Group<'p> {
-        first: &'p Placed,
+        first: &'p Listed,
         members: usize,
         min_up: NonZeroU32,
     }
     let mut groups: BTreeMap<&str, Group<'_>> = BTreeMap::new();
-    for it in placed {
-        let Some(membership) = &it.monitor.group else { continue };
+    for listed in all {
+        let Some(membership) = &listed.monitor.group else { continue };
         let group = groups.entry(&membership.name).or_insert(Group {
-            first: it,
+            first: listed,
             members: 0,
             min_up: membership.min_up,
         });
-        group.members += it.monitor.endpoints.len();
+        group.members += listed.monitor.endpoints.len();
         if membership.min_up != group.min_up {
             let message = format!(
                 "group `{}` needs {} up in line {} of {}: write the same `min_up` everywhere",
                 excerpt(&membership.name),
                 group.min_up,
-                group.first.line,
-                group.first.file.display()
+                group.first.origin.line,
+                group.first.origin.file.display()
             );
-            it.error("group", message, report);
+            listed.origin.error(&["group"], message, report);
         }
     }
     for (name, group) in groups {
         let (name, members) = (excerpt(name), group.members);
-        if usize::try_from(group.min_up.get()).is_ok_and(|it| it > members) {
+        if usize::try_from(group.min_up.get()).is_ok_and(|min_up| min_up > members) {
             let message = format!(
                 "group `{name}` has {members} target{}, of which {} can never be up: write a \
                  lower `min_up`",
                 if members == 1 { "" } else { "s" },
                 group.min_up
             );
-            group.first.error("group", message, report);
+            group.first.origin.error(&["group"], message, report);
         } else if members == 1 {
             let message = format!(
                 "group `{name}` has a single target, which nobody stands in for: add another, \
                  or remove the group"
             );
-            group.first.warn("group", message, report);
+            group.first.origin.warn(&["group"], message, report);
         }
     }
 }
 
-fn targets(placed: &[Placed], report: &mut Report) {
+fn targets(all: &[Listed], report: &mut Report) {
     let mut seen: HashMap<(&Address, &str), usize> = HashMap::new();
-    for (index, it) in placed.iter().enumerate() {
-        let monitor = &it.monitor;
+    for (index, listed) in all.iter().enumerate() {
+        let monitor = &listed.monitor;
         for Endpoint { address, .. } in &monitor.endpoints {
             let key = (address, &*monitor.module.name);
             let first = *seen.entry(key).or_insert(index);
             if first != index {
                 let message = format!(
                     "`{address}` is probed by monitor `{}` too, with the same module",
-                    excerpt(&placed[first].monitor.name)
+                    excerpt(&all[first].monitor.name)
                 );
-                it.warn("host", message, report);
+                listed.origin.warn(&["host"], message, report);
                 break;
             }
         }
     }
 }
 
-fn times(it: &Placed, report: &mut Report) {
-    let monitor = &it.monitor;
+fn times(listed: &Listed, report: &mut Report) {
+    let monitor = &listed.monitor;
     let retry_interval = monitor.confirm.retry_interval;
     if retry_interval > monitor.interval {
         let message = format!(
@@ -250,7 +251,7 @@ fn times(it: &Placed, report: &mut Report) {
             duration::prometheus(retry_interval),
             duration::prometheus(monitor.interval)
         );
-        it.warn("confirm.retry_interval", message, report);
+        listed.origin.warn(&["confirm", "retry_interval"], message, report);
     }
     if let Some(slow) = monitor.slow.filter(|&slow| slow >= monitor.timeout) {
         let message = format!(
@@ -258,13 +259,13 @@ fn times(it: &Placed, report: &mut Report) {
             duration::prometheus(slow),
             duration::prometheus(monitor.timeout)
         );
-        it.warn("slow", message, report);
+        listed.origin.warn(&["slow"], message, report);
     }
 }
 
-fn presets(it: &Placed, report: &mut Report) {
-    let module = &*it.monitor.module.name;
-    for Endpoint { address: Address { port: number, .. }, .. } in &it.monitor.endpoints {
+fn presets(listed: &Listed, report: &mut Report) {
+    let module = &*listed.monitor.module.name;
+    for Endpoint { address: Address { port: number, .. }, .. } in &listed.monitor.endpoints {
         let here = || PRESETS.iter().filter(|(_, ports)| ports.contains(number));
         let Some((owner, _)) = here().next() else { continue };
         let known = PRESETS.iter().any(|(name, _)| *name == module);
@@ -279,6 +280,6 @@ fn presets(it: &Placed, report: &mut Report) {
         } else {
             continue;
         };
-        it.warn("module", message, report);
+        listed.origin.warn(&["module"], message, report);
     }
 }

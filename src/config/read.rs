@@ -1,17 +1,21 @@
-//! From nodes to values: every problem is noted with its place, and reading goes on.
-//!
-//! `None` from a reader means that an error was noted; nobody notes it again.
+//! From an entry of a file to the structs that mirror it: every fault is noted with its place,
+//! and reading goes on without what was at fault.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::config::yaml::{Entry, Kind, Node, excerpt};
-use crate::config::{Diagnostic, duration};
+use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path as FaultPath, Segment};
+use serde_yaml::Value;
+
+use crate::config::Diagnostic;
+use crate::config::yaml::{Kind, Node, Pair, excerpt};
 
 /// Most problems that are worth telling at once; the rest is counted.
 const MAX_PROBLEMS: usize = 200;
+/// Most faults of one entry that are looked for; each costs another reading of the entry.
+const MAX_FAULTS: usize = 20;
 
 /// What was noticed so far.
 #[derive(Default)]
@@ -29,20 +33,20 @@ impl Report {
         Self { file: Arc::new(path.to_owned()), ..Self::default() }
     }
 
-    pub(super) fn error(&mut self, line: u32, place: &Place<'_>, message: impl Into<String>) {
+    pub(super) fn error(&mut self, path: &YamlPath<'_>, message: impl Into<String>) {
         if self.errors.len() == MAX_PROBLEMS {
             self.untold_errors += 1;
             return;
         }
-        self.errors.push(diagnostic(&self.file, line, place, message.into()));
+        self.errors.push(diagnostic(&self.file, path, message.into()));
     }
 
-    pub(super) fn warn(&mut self, line: u32, place: &Place<'_>, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, path: &YamlPath<'_>, message: impl Into<String>) {
         if self.warnings.len() == MAX_PROBLEMS {
             self.untold_warnings += 1;
             return;
         }
-        self.warnings.push(diagnostic(&self.file, line, place, message.into()));
+        self.warnings.push(diagnostic(&self.file, path, message.into()));
     }
 
     /// The known word that a misspelt one probably meant. Costs nothing once nobody would read it.
@@ -74,47 +78,122 @@ impl Report {
     }
 }
 
-fn diagnostic(file: &Path, line: u32, place: &Place<'_>, message: String) -> Diagnostic {
+fn diagnostic(file: &Path, path: &YamlPath<'_>, message: String) -> Diagnostic {
     Diagnostic {
         file: file.to_owned(),
-        line: usize::try_from(line).ok().filter(|&it| it > 0),
-        path: place.to_string(),
+        line: usize::try_from(path.line).ok().filter(|&line| line > 0),
+        path: path.to_string(),
         message,
     }
 }
 
-/// Where in the tree: a list that grows down the stack, written out only for a message.
+/// A place in a file, `monitors[2].confirm`, with its line and the node that is there. A list that
+/// grows down the stack, written out only for a message.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'p> {
-    parent: Option<&'p Place<'p>>,
+pub(super) struct YamlPath<'p> {
+    parent: Option<&'p YamlPath<'p>>,
     step: Step<'p>,
+    line: u32,
+    node: Option<&'p Node<'p>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step<'p> {
     Root,
     Key(&'p str),
     Index(usize),
 }
 
-impl<'p> Place<'p> {
-    pub(super) const ROOT: Self = Self { parent: None, step: Step::Root };
+impl<'p> YamlPath<'p> {
+    /// The file as a whole.
+    pub(super) const FILE: Self = Self::line(0);
 
-    pub(super) const fn key(&'p self, key: &'p str) -> Self {
-        Self { parent: Some(self), step: Step::Key(key) }
+    /// A line of the file, whatever is there.
+    pub(super) const fn line(line: u32) -> Self {
+        Self { parent: None, step: Step::Root, line, node: None }
     }
 
-    pub(super) const fn index(&'p self, index: usize) -> Self {
-        Self { parent: Some(self), step: Step::Index(index) }
+    pub(super) const fn root(node: &'p Node<'p>) -> Self {
+        Self { parent: None, step: Step::Root, line: node.line, node: Some(node) }
+    }
+
+    /// The value of a key of the mapping here; where there is none, the place that lacks it.
+    pub(super) fn key(&'p self, key: &'p str) -> Self {
+        let pair = self.node.and_then(|node| node.pair(key));
+        Self {
+            parent: Some(self),
+            step: Step::Key(key),
+            line: pair.map_or(self.line, |pair| pair.line),
+            node: pair.map(|pair| &pair.value),
+        }
+    }
+
+    /// An item of the list here.
+    pub(super) fn index(&'p self, index: usize) -> Self {
+        let node = self.node.and_then(|node| node.items().get(index));
+        let line = node.map_or(self.line, |node| node.line);
+        Self { parent: Some(self), step: Step::Index(index), line, node }
+    }
+
+    /// An item of the list here that is read on its own.
+    pub(super) const fn item(&'p self, index: usize, node: &'p Node<'p>) -> Self {
+        Self { parent: Some(self), step: Step::Index(index), line: node.line, node: Some(node) }
+    }
+
+    /// The node, unless it is null or missing.
+    pub(super) fn node(&self) -> Option<&'p Node<'p>> {
+        self.node.filter(|node| !node.is_null())
+    }
+
+    pub(super) const fn number(&self) -> u32 {
+        self.line
+    }
+
+    pub(super) fn is_map(&self) -> bool {
+        matches!(self.node, Some(Node { kind: Kind::Map(_), .. }))
+    }
+
+    /// Whether there is a list or a mapping here with nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        match self.node.map(|node| &node.kind) {
+            Some(Kind::List(items)) => items.is_empty(),
+            Some(Kind::Map(pairs)) => pairs.is_empty(),
+            Some(Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_)) | None => false,
+        }
+    }
+
+    /// The keys of the mapping here, which may be missing or null.
+    pub(super) fn keys(&self, report: &mut Report) -> impl Iterator<Item = &'p str> + use<'p> {
+        let node = self.node();
+        if let Some(node) = node.filter(|_| !self.is_map()) {
+            let message = format!("must be a mapping, `key: value`, not {}", node.describe());
+            report.error(self, message);
+        }
+        node.into_iter().flat_map(Node::pairs).map(|pair| &*pair.key)
+    }
+
+    /// The items of the list here, which may be missing or null.
+    pub(super) fn items(&self, report: &mut Report) -> &'p [Node<'p>] {
+        let Some(node) = self.node() else { return &[] };
+        if !matches!(node.kind, Kind::List(_)) {
+            report.error(self, format!("must be a list, `[one, two]`, not {}", node.describe()));
+        }
+        node.items()
+    }
+
+    /// Whether the mapping here says nothing of a key: no value that is in force, and none that
+    /// was at fault.
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        self.key(key).node().is_none()
     }
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for YamlPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(parent) = self.parent {
             parent.fmt(f)?;
         }
-        let first = self.parent.is_none_or(|it| matches!(it.step, Step::Root));
+        let first = self.parent.is_none_or(|parent| matches!(parent.step, Step::Root));
         match self.step {
             Step::Root => Ok(()),
             Step::Key(key) if first => f.write_str(&excerpt(key)),
@@ -124,223 +203,173 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// A mapping whose keys are known; what nobody asked for is an error in the end.
-pub(super) struct Fields<'tree> {
-    entries: &'tree [Entry<'tree>],
-    /// Line where the mapping begins.
-    pub(super) line: u32,
-    asked: Vec<&'static str>,
+/// Reads the value at a place. Each fault is noted and its value left out, so that one reading
+/// tells all of them.
+pub(super) fn read<T: DeserializeOwned>(path: &YamlPath<'_>, report: &mut Report) -> Option<T> {
+    read_value(path.node()?.value(), &mut |steps, message| {
+        descend(path, steps, &mut |path| {
+            let message = plain(message, path, report);
+            report.error(path, message);
+        });
+    })
 }
 
-impl<'tree> Fields<'tree> {
-    pub(super) fn open(node: &Node<'tree>, place: &Place<'_>, report: &mut Report) -> Option<Self> {
-        let entries = entries(node, place, report)?;
-        Some(Self { entries, line: node.line, asked: Vec::with_capacity(16) })
-    }
-
-    /// The value of a key, unless it is missing or null.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<&'tree Node<'tree>> {
-        self.asked.push(key);
-        let entry = self.entries.iter().find(|it| it.key == key)?;
-        (!entry.value.is_null()).then_some(&entry.value)
-    }
-
-    /// Reports keys that no [`Fields::take`] asked for.
-    pub(super) fn close(self, place: &Place<'_>, report: &mut Report) {
-        let known = |key: &str| self.asked.contains(&key);
-        for entry in self.entries.iter().filter(|it| !known(it.key)) {
-            let message = match report.nearest(entry.key, self.asked.iter().copied()) {
-                Some(near) => format!("unknown key: did you mean `{near}`?"),
-                None => format!("unknown key: write one of {}", listed(&self.asked)),
-            };
-            report.error(entry.line, &place.key(entry.key), message);
-        }
-    }
-}
-
-/// The entries of a mapping; null counts as an empty one.
-pub(super) fn entries<'tree>(
-    node: &Node<'tree>,
-    place: &Place<'_>,
-    report: &mut Report,
-) -> Option<&'tree [Entry<'tree>]> {
-    match &node.kind {
-        Kind::Map(entries) => Some(entries),
-        _ if node.is_null() => Some(&[]),
-        Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_) | Kind::List(_) => {
-            report.error(
-                node.line,
-                place,
-                format!("{} is no mapping: write `key: value`", node.describe()),
-            );
-            None
-        }
-    }
-}
-
-/// The items of a list.
-pub(super) fn items<'tree>(
-    node: &Node<'tree>,
-    place: &Place<'_>,
-    report: &mut Report,
-) -> Option<&'tree [Node<'tree>]> {
-    match &node.kind {
-        Kind::List(items) => Some(items),
-        Kind::Plain(_) | Kind::Quoted(_) | Kind::Binary(_) | Kind::Map(_) => {
-            let message = format!("{} is no list: write `[one, two]`", node.describe());
-            report.error(node.line, place, message);
-            None
-        }
-    }
-}
-
-/// A text, taken literally whether it looks like a number, a boolean or neither.
-pub(super) fn text<'tree>(
-    node: &Node<'tree>,
-    place: &Place<'_>,
-    report: &mut Report,
-) -> Option<&'tree str> {
-    let message = match &node.kind {
-        Kind::Plain(text) | Kind::Quoted(text) => return Some(text),
-        Kind::Binary(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => return Some(text),
-            Err(_) => "binary data that is no UTF-8 cannot stand here".to_owned(),
-        },
-        Kind::List(_) | Kind::Map(_) => {
-            format!("{} is no text: write a single value", node.describe())
-        }
-    };
-    report.error(node.line, place, message);
-    None
-}
-
-/// A text with something in it and no control characters.
-pub(super) fn word<'tree>(
-    node: &Node<'tree>,
-    place: &Place<'_>,
-    report: &mut Report,
-) -> Option<&'tree str> {
-    let text = text(node, place, report)?;
-    if text.is_empty() {
-        report.error(node.line, place, "the text is empty: fill it in, or remove the key");
-        return None;
-    }
-    if text.chars().any(char::is_control) {
-        let message = format!("{} holds a control character: remove it", node.describe());
-        report.error(node.line, place, message);
-        return None;
-    }
-    Some(text)
-}
-
-/// Bytes: of a text, or of `!!binary`.
-pub(super) fn bytes(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<Vec<u8>> {
-    match &node.kind {
-        Kind::Binary(bytes) => Some(bytes.to_vec()),
-        Kind::Plain(_) | Kind::Quoted(_) | Kind::List(_) | Kind::Map(_) => {
-            text(node, place, report).map(|it| it.as_bytes().to_vec())
-        }
-    }
-}
-
-/// A boolean, with the words of YAML 1.1.
-pub(super) fn boolean(node: &Node<'_>, place: &Place<'_>, report: &mut Report) -> Option<bool> {
-    if let Kind::Plain(text) = &node.kind {
-        match &**text {
-            "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "y" | "Y" | "on" | "On" | "ON" => {
-                return Some(true);
-            }
-            "false" | "False" | "FALSE" | "no" | "No" | "NO" | "n" | "N" | "off" | "Off"
-            | "OFF" => return Some(false),
-            _ => {}
-        }
-    }
-    let message = match &node.kind {
-        Kind::Quoted(text) if matches!(&**text, "true" | "false") => {
-            format!("the quotes make `{text}` a text: write it without them")
-        }
-        _ => format!("{} is no boolean: write `true` or `false`", node.describe()),
-    };
-    report.error(node.line, place, message);
-    None
-}
-
-/// A whole number between two bounds, in decimal.
-pub(super) fn number(
+/// Reads what labels say of a monitor: a fault of a key is one of the label that set it.
+pub(super) fn read_renamed<T: DeserializeOwned>(
     node: &Node<'_>,
-    place: &Place<'_>,
+    names: &[(&'static str, &str)],
+    labels: &YamlPath<'_>,
     report: &mut Report,
-    least: u32,
-    most: u32,
-) -> Option<u32> {
-    if let Kind::Plain(text) | Kind::Quoted(text) = &node.kind
-        && let Some(number) = decimal(text)
-        && (least..=most).contains(&number)
-    {
-        return Some(number);
-    }
-    let message = format!("{} is no whole number from {least} to {most}", node.describe());
-    report.error(node.line, place, message);
-    None
-}
-
-/// A number without sign, leading zeros (octal to some readers) or separators.
-pub(super) fn decimal(text: &str) -> Option<u32> {
-    let plain = text.bytes().all(|it| it.is_ascii_digit());
-    let octal = text.len() > 1 && text.starts_with('0');
-    if plain && !octal { text.parse().ok() } else { None }
-}
-
-/// A duration that may be negative, which some fields read as none.
-pub(super) fn any_duration(
-    node: &Node<'_>,
-    place: &Place<'_>,
-    report: &mut Report,
-) -> Option<duration::Signed> {
-    let text = text(node, place, report)?;
-    match duration::parse(text) {
-        Ok(duration) => Some(duration),
-        Err(message) => {
-            report.error(node.line, place, message);
-            None
-        }
-    }
-}
-
-/// A duration above zero.
-pub(super) fn positive_duration(
-    node: &Node<'_>,
-    place: &Place<'_>,
-    report: &mut Report,
-) -> Option<Duration> {
-    let duration = any_duration(node, place, report)?.positive();
-    if duration.is_none() {
-        let message = format!("{} is no duration above zero", node.describe());
-        report.error(node.line, place, message);
-    }
-    duration
-}
-
-/// One word of a closed set.
-pub(super) fn choice<T: Copy>(
-    node: &Node<'_>,
-    place: &Place<'_>,
-    report: &mut Report,
-    choices: &[(&'static str, T)],
 ) -> Option<T> {
-    let text = text(node, place, report)?;
-    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
-        return Some(*value);
+    read_value(node.value(), &mut |steps, message| {
+        let set = |key: &str| names.iter().find(|(name, _)| *name == key).map(|(_, label)| *label);
+        let label = match steps {
+            [Step::Key("labels"), Step::Key(label), ..] => Some(*label),
+            [Step::Key("group"), Step::Key("name"), ..] => set("group"),
+            [Step::Key("confirm" | "group"), Step::Key(key), ..] | [Step::Key(key), ..] => set(key),
+            _ => None,
+        };
+        let path = label.map(|label| labels.key(label));
+        let path = path.as_ref().unwrap_or(labels);
+        let message = plain(message, path, report);
+        report.error(path, message);
+    })
+}
+
+/// Notes the keys of the mapping here that a struct does not have, without reading their values.
+pub(super) fn check_keys<T: DeserializeOwned>(path: &YamlPath<'_>, report: &mut Report) {
+    let Some(node) = path.node() else { return };
+    let null = |pair: &Pair<'_>| (Value::from(&*pair.key), Value::Null);
+    let keys = Value::Mapping(node.pairs().iter().map(null).collect());
+    let _: Option<T> = read_value(keys, &mut |steps, message| {
+        descend(path, steps, &mut |path| {
+            let message = plain(message, path, report);
+            report.error(path, message);
+        });
+    });
+}
+
+/// Reads a value, handing over the place of each fault within it and what serde says.
+fn read_value<T: DeserializeOwned>(
+    mut value: Value,
+    note: &mut dyn FnMut(&[Step<'_>], &str),
+) -> Option<T> {
+    let mut removed: Vec<Vec<Segment>> = Vec::new();
+    loop {
+        let err = match serde_path_to_error::deserialize(&value) {
+            Ok(read) => return Some(read),
+            Err(err) => err,
+        };
+        let place = original(err.path(), &removed);
+        let steps: Vec<Step<'_>> = place.iter().filter_map(step).collect();
+        // What is missing here was at fault itself, and told.
+        let told = removed
+            .iter()
+            .any(|removed| removed.len() > place.len() && same(&removed[..place.len()], &place));
+        if !told {
+            note(&steps, &err.inner().to_string());
+        }
+        if removed.len() == MAX_FAULTS || !remove(&mut value, err.path()) {
+            return None;
+        }
+        removed.push(place);
     }
-    let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-    let message = format!("{} is unknown: write one of {}", node.describe(), listed(&words));
-    report.error(node.line, place, message);
-    None
+}
+
+fn same(one: &[Segment], two: &[Segment]) -> bool {
+    one.iter().filter_map(step).eq(two.iter().filter_map(step))
+}
+
+fn step(segment: &Segment) -> Option<Step<'_>> {
+    match segment {
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(Step::Key(key)),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+fn descend(path: &YamlPath<'_>, steps: &[Step<'_>], note: &mut dyn FnMut(&YamlPath<'_>)) {
+    match steps {
+        [] | [Step::Root, ..] => note(path),
+        [Step::Key(key), rest @ ..] => descend(&path.key(key), rest, note),
+        [Step::Index(index), rest @ ..] => descend(&path.index(*index), rest, note),
+    }
+}
+
+/// Where a value was before others were removed from the lists around it.
+fn original(path: &FaultPath, removed: &[Vec<Segment>]) -> Vec<Segment> {
+    let mut place: Vec<Segment> = Vec::new();
+    for segment in path {
+        let Segment::Seq { index } = segment else {
+            place.push(segment.clone());
+            continue;
+        };
+        let mut gone: Vec<usize> = removed
+            .iter()
+            .filter_map(|removed| match removed.split_last()? {
+                (Segment::Seq { index }, list) if same(list, &place) => Some(*index),
+                _ => None,
+            })
+            .collect();
+        gone.sort_unstable();
+        let index = gone.into_iter().fold(*index, |index, gone| index + usize::from(gone <= index));
+        place.push(Segment::Seq { index });
+    }
+    place
+}
+
+/// Takes a value out; `false` if it is all there is.
+fn remove(value: &mut Value, path: &FaultPath) -> bool {
+    let steps: Vec<Step<'_>> = path.iter().filter_map(step).collect();
+    let Some((last, parents)) = steps.split_last() else { return false };
+    let parent = parents.iter().try_fold(value, |value, step| match step {
+        Step::Root => None,
+        Step::Key(key) => value.get_mut(*key),
+        Step::Index(index) => value.get_mut(*index),
+    });
+    match (parent, last) {
+        (Some(Value::Mapping(mapping)), Step::Key(key)) => mapping.remove(*key).is_some(),
+        (Some(Value::Sequence(items)), Step::Index(index)) if *index < items.len() => {
+            items.remove(*index);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// What serde says, in words that name a remedy.
+fn plain(message: &str, path: &YamlPath<'_>, report: &Report) -> String {
+    if let (Some(rest), Step::Key(key)) = (message.strip_prefix("unknown field `"), path.step) {
+        let known = rest.get(key.len()..).unwrap_or_default();
+        let known: Vec<&str> = known.split('`').skip(2).step_by(2).collect();
+        return unknown_key(key, &known, report);
+    }
+    let expected =
+        message.strip_prefix("invalid type: ").and_then(|it| it.rsplit_once(", expected "));
+    let Some((_, expected)) = expected else { return message.to_owned() };
+    let expected = match expected {
+        "a sequence" => "a list, `[one, two]`",
+        "a map" => "a mapping, `key: value`",
+        expected if expected.starts_with("struct ") => "a mapping, `key: value`",
+        expected => expected,
+    };
+    match path.node {
+        Some(node) => format!("must be {expected}, not {}", node.describe()),
+        None => format!("must be {expected}"),
+    }
+}
+
+/// What to write instead of a key that nobody knows.
+pub(super) fn unknown_key(key: &str, known: &[&str], report: &Report) -> String {
+    match report.nearest(key, known.iter().copied()) {
+        Some(near) => format!("unknown key: did you mean `{near}`?"),
+        None => format!("unknown key: write one of {}", listed(known)),
+    }
 }
 
 /// Words in backticks, separated by commas.
 pub(super) fn listed(words: &[&str]) -> String {
-    words.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ")
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
@@ -352,32 +381,12 @@ fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w s
         return None;
     }
     let slack = (text.len() / 3).min(3);
+    let text = text.to_lowercase();
     words
         .take(MOST)
-        .filter(|it| it.len() <= LONGEST)
-        .map(|it| (distance(text, it), it))
+        .filter(|word| word.len() <= LONGEST)
+        .map(|word| (strsim::osa_distance(&text, &word.to_lowercase()), word))
         .filter(|&(distance, _)| distance <= slack)
         .min_by_key(|&(distance, _)| distance)
-        .map(|(_, it)| it)
-}
-
-/// Letters inserted, removed, replaced or swapped with their neighbour.
-fn distance(one: &str, two: &str) -> usize {
-    let one: Vec<char> = one.chars().flat_map(char::to_lowercase).collect();
-    let two: Vec<char> = two.chars().flat_map(char::to_lowercase).collect();
-    let mut earlier: Vec<usize> = Vec::new();
-    let mut previous: Vec<usize> = (0..=two.len()).collect();
-    for (row, &letter) in one.iter().enumerate() {
-        let mut current = vec![row + 1];
-        for (column, &other) in two.iter().enumerate() {
-            let replaced = previous[column] + usize::from(letter != other);
-            let mut best = replaced.min(previous[column + 1] + 1).min(current[column] + 1);
-            if row > 0 && column > 0 && letter == two[column - 1] && one[row - 1] == other {
-                best = best.min(earlier[column - 1] + 1);
-            }
-            current.push(best);
-        }
-        earlier = std::mem::replace(&mut previous, current);
-    }
-    previous[two.len()]
+        .map(|(_, word)| word)
 }

@@ -133,7 +133,7 @@ fn every_problem_at_once_with_its_line() {
         "monitors:\n- {host: a, prt: 1}\n- {host: b, port: 0}\n- {host: c:1, port: ssh}\n",
         "c.yml:2: monitors[0]: `port` is missing: write a number from 1 to 65535
 c.yml:2: monitors[0].prt: unknown key: did you mean `port`?
-c.yml:3: monitors[1].port: `0` is no port: write a number from 1 to 65535
+c.yml:3: monitors[1].port: invalid port `0`: must be 1 to 65535
 c.yml:4: monitors[2].host: `c:1` has a port: write `host: c` and `port: 1`
 c.yml:4: monitors[2].port: `ssh` is a name: write its number, `22`",
     );
@@ -301,7 +301,7 @@ fn the_text_of_a_file_must_be_utf_8() {
     let errors = Config::load(Some(&path)).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].line, Some(2));
-    assert_eq!(errors[0].message, "the text is no UTF-8 from here on: save the file as UTF-8");
+    assert_eq!(errors[0].message, "the text is not UTF-8 from here on: save the file as UTF-8");
     for (path, message) in [
         (directory.path().to_owned(), "cannot read the file: it is a directory: name a file"),
         (
@@ -635,18 +635,18 @@ fn what_is_wrong_with_a_monitor_file_names_it() {
     assert!(config.is_none());
     assert_eq!(
         lines,
-        "1.yml:2: [0].targets[0].interval: `5` has no unit: write `5s` for seconds
+        "1.yml:2: [0].labels.__scrape_interval__: `5` has no unit: write `5s` for seconds
 2.yml:1: [0].targets[0]: `b` has no port: write host:port
 2.yml:1: [0].targets[1]: `http://b:1` is a URL: write host:port
 2.yml:1: [0].targets[2]: `b:0` has no port: write host:port
 2.yml:2: [0].lables: unknown key: did you mean `labels`?
+3.yml:1: [0].targets[0]: name `a:1` is taken by c.yml:1: rename one
 3.yml:2: [0].labels.__tcp_intervall: unknown key: did you mean `__tcp_interval`?
-3.yml:2: [0].targets[0].labels.group: label `group` is set by the exporter itself: rename it
+3.yml:2: [0].labels.group: label `group` is set by the exporter itself: rename it
 4.yml: the file has no content (EOF): write at least `{}` or `[]`
-5.yml:2: [1].targets[0]: name `a:1` is taken by c.yml:1: rename one
 6.yml:1: defaults: unknown key: write one of `monitors`
-6.yml:2: monitors[0].port: `99999` is no port: write a number from 1 to 65535
-7.yml:1: this is no YAML: unclosed bracket '[' (column 1)
+6.yml:2: monitors[0].port: invalid port `99999`: must be 1 to 65535
+7.yml:1: invalid YAML: unclosed bracket '[' (column 1)
 "
     );
 }
@@ -716,7 +716,7 @@ fn hostile_yaml_is_bounded() {
     };
     for (text, expected) in [
         ("[".repeat(400_000), "recursion limit exceeded"),
-        ("a: ".repeat(400_000), "this is no YAML"),
+        ("a: ".repeat(400_000), "invalid YAML"),
         ("- ".repeat(400_000), "nested deeper than 64 levels"),
         ("? ".repeat(400_000), "nested deeper than 64 levels"),
         ("{a: ".repeat(400_000), "recursion limit exceeded"),
@@ -782,16 +782,8 @@ fn ports_in_all_their_forms() {
 fn read(text: &str, base: &Config) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let mut config = base.clone();
     let mut report = read::Report::new(Path::new("c.yml"));
-    let arena = yaml::Arena::new();
-    match yaml::parse(text, &arena) {
-        Ok(Some(root)) => {
-            let mut fingerprint = files::Fingerprint::new();
-            let path = Path::new("/nonexistent/c.yml");
-            load::configuration(&root, path, &mut config, &mut report, &mut fingerprint);
-        }
-        Ok(None) => {}
-        Err(faults) => assert!(!faults.is_empty()),
-    }
+    let path = Path::new("/nonexistent/c.yml");
+    load::configuration(text, path, &mut config, &mut report, &mut files::Fingerprint::new());
     let closed = report.close();
     if closed.is_ok() {
         let _ = config.text();
@@ -1040,4 +1032,22 @@ fn a_large_file_of_mistakes_is_refused_without_delay() {
     assert_eq!(lines.lines().count(), 201);
     // Suggestions among 20,000 names for each of 20,000 mistakes would take hours.
     assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn the_schema_for_editors_is_fresh_and_named_in_every_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let path = root.join("config.schema.json");
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        written,
+        json_schema(),
+        "write it again: cargo run -- schema >config/config.schema.json"
+    );
+    for path in shipped() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let up = "../".repeat(path.strip_prefix(&root).unwrap().components().count() - 1);
+        let line = format!("# yaml-language-server: $schema={up}config.schema.json\n");
+        assert!(text.starts_with(&line), "{} begins without {line}", path.display());
+    }
 }

@@ -151,7 +151,7 @@ const ONLY: &[(&str, &[&str])] = &[
     // Why a probe did not succeed is concluded on one page.
     ("Outcome::because(", &["diagnosis.rs", "exposition/"]),
     // Shapes of files are not the shapes of values.
-    ("Deserialize", &["http/web.rs", "http/tls.rs"]),
+    ("Deserialize", &["config/", "http/web.rs", "http/tls.rs"]),
     // Metric names.
     ("prometheus_client::", &["exposition/", "exposition.rs", "telemetry.rs"]),
     ("# TYPE", &["exposition/", "exposition.rs"]),
