@@ -11,6 +11,25 @@ const DISCARD: u16 = 9;
 /// `RTF_LOCAL` (`linux/ipv6_route.h`).
 const RTF_LOCAL: u32 = 0x8000_0000;
 
+/// Whether this machine has a way to an address. What cannot be asked is believed to have one.
+pub(super) fn is_routable(ip: IpAddr) -> bool {
+    match source_for(ip) {
+        Ok(_) => true,
+        // EINVAL is what a blackhole route answers.
+        Err(err) => !matches!(
+            err.raw_os_error(),
+            Some(
+                libc::ENETUNREACH
+                    | libc::EHOSTUNREACH
+                    | libc::EADDRNOTAVAIL
+                    | libc::EAFNOSUPPORT
+                    | libc::EACCES
+                    | libc::EINVAL
+            )
+        ),
+    }
+}
+
 /// Whether packets to an address stay on this machine: it has the address, or a route of the type
 /// `local` covers it.
 pub(super) fn stays_here(ip: IpAddr) -> bool {
@@ -82,6 +101,7 @@ mod tests {
     #[test]
     fn loopback_is_ours_and_the_network_for_examples_is_not() {
         let loopback = IpAddr::from([127, 0, 0, 9]);
+        assert!(is_routable(loopback));
         assert!(stays_here(loopback) && is_on_link(loopback));
         let example = IpAddr::from([198, 51, 100, 9]);
         assert!(!stays_here(example) && !is_on_link(example));

@@ -37,6 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "circumstances",
             "diagnosis",
             "evidence",
+            "files",
             "machine",
             "module",
             "outcome",
@@ -147,7 +148,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("TcpStream::connect", &["prober/"]),
     ("UdpSocket", &["prober/"]),
     ("lookup_host", &["prober/"]),
-    ("hickory_resolver::", &["prober/"]),
+    ("hickory_proto::", &["prober/"]),
     // Why a probe did not succeed is concluded on one page.
     ("Outcome::because(", &["diagnosis.rs", "exposition/"]),
     // Shapes of files are not the shapes of values.

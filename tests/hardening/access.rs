@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Exporter, Listener, Metrics, wait_until};
+use harness::name_server::Reply;
+use harness::{Exporter, Listener, Metrics, NameServer, Netns, wait_until};
 
-use crate::dns::{Answer, Dns};
 use crate::{EXPORTER, LIMIT, assert_well};
 
 const REFUSAL: &str = "the access rules of this exporter do not allow this target\n";
@@ -41,22 +41,22 @@ fn a_name_that_changes_its_mind_reaches_nothing_forbidden() {
     let trap = Trap::start();
     let port = trap.listener.port();
     // Every answer is valid for no time and differs from the one before.
-    let dns = Dns::start(|count, name| {
+    let dns = NameServer::local(|question| {
         let good = IpAddr::from([127, 0, 0, 1]);
         let bad = IpAddr::from([127, 0, 0, 2]);
-        let ips = match name {
+        let ips = match question.name.as_str() {
             "both.test" => vec![good, bad],
             "bad.test" => vec![bad],
-            _ if count % 2 == 0 => vec![good],
+            _ if question.number % 2 == 0 => vec![good],
             _ => vec![bad],
         };
-        Answer::Addresses(ips, 0)
+        Reply::Addresses(0, ips)
     });
     let exporter = Exporter::new(EXPORTER)
         .config(&format!(
             "modules: {{m: {{prober: tcp, timeout: 3s, tcp: {{preferred_ip_protocol: ip4, ip_protocol_fallback: false, resolver: ['{}']}}}}}}\n\
              access: {{deny: [127.0.0.2]}}\n",
-            dns.address
+            dns.address()
         ))
         .start();
     let (mut granted, mut denied) = (0, 0);
@@ -113,6 +113,15 @@ fn a_forbidden_target_is_forbidden_however_it_is_written() {
         "[64:ff9b::a9fe:a9fe]",
         "[fe80::1%25lo]",
         "[fd00:ec2::254]",
+        "[fd00:ec2::23]",
+        "[fd00:c1::a9fe:a9fe]",
+        "[fd00:42::42]",
+        "[::7f00:1]",
+        "[64:ff9b:1::7f00:1]",
+        "[64:ff9b:1:7f00:0:100::]",
+        "[2002:7f00:1::1]",
+        "[2001:0:7f00:1::1]",
+        "[2001:0:4136:e378:8000:63bf:80ff:fffe]",
         "db.internal",
         "DB.INTERNAL",
         "db.internal.",
@@ -159,15 +168,15 @@ fn a_forbidden_target_is_forbidden_however_it_is_written() {
 fn a_refusal_says_nothing_about_its_target() {
     let open = Listener::silent();
     let closed = harness::ClosedPort::new();
-    let dns = Dns::start(|_, name| match name {
-        "real.internal" => Answer::Addresses(vec![IpAddr::from([127, 0, 0, 1])], 60),
-        _ => Answer::Code(3),
+    let dns = NameServer::local(|question| match question.name.as_str() {
+        "real.internal" => Reply::Addresses(60, vec![IpAddr::from([127, 0, 0, 1])]),
+        _ => Reply::Code(3),
     });
     let exporter = Exporter::new(EXPORTER)
         .config(&format!(
             "modules: {{m: {{prober: tcp, timeout: 3s, tcp: {{resolver: ['{}'], query_response: [{{expect: x}}]}}}}}}\n\
              access: {{deny: ['127.0.0.0/8', '*.internal']}}\n",
-            dns.address
+            dns.address()
         ))
         .start();
     let mut answers = Vec::new();
@@ -193,7 +202,7 @@ fn a_refusal_says_nothing_about_its_target() {
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!((answers[0].0, answers[0].2.as_str()), (403, REFUSAL));
     // Nobody was asked about the forbidden names, so their time tells nothing either.
-    assert_eq!(dns.questions.load(Ordering::Relaxed), 0);
+    assert_eq!(dns.asked(), 0);
     assert_eq!(open.accepted(), 0);
     assert!(worst < Duration::from_secs(2), "{worst:?}");
     // Nor do the pages that tell of recent probes.
@@ -250,6 +259,52 @@ fn the_exporters_own_port_is_denied_unless_named() {
             up => Err(format!("{up:?}")),
         }
     });
+}
+
+#[test]
+fn a_name_pattern_leads_nowhere_inside() {
+    let inside = Listener::silent();
+    let dns = NameServer::local(|question| match question.name.as_str() {
+        "www.example.com" => Reply::address(IpAddr::from([127, 0, 0, 1])),
+        _ => Reply::Code(3),
+    });
+    let target = format!("www.example.com:{}", inside.port());
+    for (allow, status) in [("'*.example.com'", 403), ("'*.example.com', '127.0.0.0/8'", 200)] {
+        let exporter = Exporter::new(EXPORTER)
+            .config(&format!(
+                "modules: {{m: {{prober: tcp, timeout: 3s, tcp: {{preferred_ip_protocol: ip4, resolver: ['{}']}}}}}}\n\
+                 access: {{allow: [{allow}]}}\n",
+                dns.address()
+            ))
+            .start();
+        let response = exporter.get(&format!("/probe?module=m&target={target}"));
+        assert_eq!(response.status, status, "{allow}: {}", response.text());
+        let page = Metrics::parse(&exporter.get("/metrics").text());
+        let labels = [("rule", "inner_address")];
+        let denied = page.value("tcp_probe_exporter_targets_refused_total", &labels);
+        assert_eq!(denied, Some(f64::from(u8::from(status == 403))), "{allow}");
+    }
+    assert_eq!(inside.accepted(), 1);
+}
+
+#[test]
+fn the_exporters_own_port_is_denied_through_a_route_of_its_own() {
+    if !Netns::available("the_exporters_own_port_is_denied_through_a_route_of_its_own") {
+        return;
+    }
+    let host = Netns::new("own-route");
+    host.ip("route add local 203.0.113.0/24 dev lo src 127.0.0.1\nroute add local 198.51.100.0/24 dev lo");
+    host.run(&["ip", "-6", "route", "add", "local", "2001:db8:77::/64", "dev", "lo"]);
+    let exporter = Exporter::new(EXPORTER)
+        .config("modules: {m: {prober: tcp, timeout: 3s}}")
+        .flag("--web.listen-address=[::]:0")
+        .netns(&host)
+        .start();
+    let port = exporter.address().port();
+    for host in ["203.0.113.9", "198.51.100.9", "[2001:db8:77::9]", "127.0.0.1", "[::1]"] {
+        let response = exporter.get(&format!("/probe?module=m&target={host}:{port}"));
+        assert_eq!((response.status, &*response.text()), (403, REFUSAL), "{host}");
+    }
 }
 
 #[test]

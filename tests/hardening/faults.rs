@@ -6,20 +6,20 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use harness::name_server::{Question, Reply};
 use harness::process::{Process, find};
-use harness::{Exporter, Metrics, Netns, wait_until};
+use harness::{Exporter, Metrics, NameServer, Netns, wait_until};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::dns::{Answer, Dns};
 use crate::{EXPORTER, LIMIT, assert_well};
 
 /// Where the targets are.
@@ -37,7 +37,7 @@ struct Arena {
     near: Netns,
     far: Netns,
     device: String,
-    dns: Dns,
+    dns: NameServer,
     ports: Vec<u16>,
     exporter: Exporter,
     blackbox: Option<(Process, SocketAddr)>,
@@ -55,8 +55,8 @@ struct Tally {
     none: u32,
 }
 
-fn right(_: usize, _: &str) -> Answer {
-    Answer::Addresses(vec![IpAddr::V4(FAR)], 0)
+fn right(_: &Question) -> Reply {
+    Reply::address(IpAddr::V4(FAR))
 }
 
 fn compares() -> bool {
@@ -72,8 +72,8 @@ impl Arena {
         std::fs::create_dir_all(&etc).expect("a directory");
         let conf = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
         std::fs::write(etc.join("resolv.conf"), conf).expect("a file");
-        let socket = near.within(|| UdpSocket::bind("127.0.0.1:53").expect("bind"));
-        let dns = Dns::start_on(socket, right);
+        let local = SocketAddr::from(([127, 0, 0, 1], 53));
+        let dns = near.within(|| NameServer::at(local, right));
         let ports = (0..=LITERALS + NAMES)
             .map(|_| {
                 let listener = far.within(|| TcpListener::bind((FAR, 0)).expect("bind"));
@@ -371,42 +371,32 @@ fn network(arena: &Arena, rows: &mut Vec<String>) {
 
 /// The name server breaks, or lies.
 fn name_server(arena: &Arena, rows: &mut Vec<String>) {
-    let turn = |answer: fn(usize, &str) -> Answer| arena.dns.turn(answer);
+    let turn = |reply: fn(&Question) -> Reply| arena.dns.turn(reply);
     let well = || arena.dns.turn(right);
-    arena.suffer(
-        rows,
-        "name server silent, a canary by name",
-        || turn(|_, _| Answer::Silence),
-        well,
-    );
-    arena.suffer(
-        rows,
-        "name server fails, a canary by name",
-        || turn(|_, _| Answer::Code(2)),
-        well,
-    );
+    arena.suffer(rows, "name server silent, a canary by name", || turn(|_| Reply::Silence), well);
+    arena.suffer(rows, "name server fails, a canary by name", || turn(|_| Reply::Code(2)), well);
     arena.suffer(
         rows,
         "name server denies every name, a canary by name",
-        || turn(|_, _| Answer::Code(3)),
+        || turn(|_| Reply::Code(3)),
         well,
     );
     arena.suffer(
         rows,
         "name server answers nonsense, a canary by name",
-        || turn(|_, _| Answer::Bytes(vec![0xff; 600])),
+        || turn(|_| Reply::Bytes(vec![0xff; 600])),
         well,
     );
     arena.suffer(
         rows,
         "forged answers with wrong ids, a canary by name",
-        || turn(|_, _| Answer::WrongId(vec![IpAddr::from([10, 78, 0, 66])])),
+        || turn(|_| Reply::WrongId(Box::new(Reply::address([10, 78, 0, 66].into())))),
         well,
     );
     arena.suffer(
         rows,
         "name server slow by 300 ms",
-        || turn(|_, _| Answer::Late(vec![IpAddr::V4(FAR)], Duration::from_millis(300))),
+        || turn(|question| Reply::Late(Duration::from_millis(300), Box::new(right(question)))),
         well,
     );
 }

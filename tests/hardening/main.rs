@@ -14,7 +14,6 @@ use harness::{Exporter, wait_until};
 
 mod access;
 mod clients;
-mod dns;
 mod faults;
 mod hostile;
 mod machine;

@@ -16,7 +16,6 @@ use tcp_probe_exporter::prober::{Probe, Prober};
 mod connect;
 mod dialogue;
 mod matrix;
-mod names;
 mod process;
 mod resolve;
 mod tls;

@@ -311,7 +311,7 @@ fn no_way_to_a_name_server_is_not_the_names_fault() {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(probe("any.test:1", &module, TIMEOUT))
         });
-        let expected = Outcome::Inconclusive(Reason::LocalNoRoute, Phase::Resolve);
+        let expected = Outcome::Inconclusive(Reason::LocalResolver, Phase::Resolve);
         assert_eq!(result.outcome, expected, "{result:?}");
         assert_eq!(result.errno, Some(libc::ENETUNREACH));
     }

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use harness::{Exporter, Listener, Metrics, Netns, wait_until};
+use harness::name_server::{A, Reply};
+use harness::{Exporter, Listener, Metrics, NameServer, Netns, wait_until};
 use nix::sys::signal::Signal;
-use tcp_probe_exporter::module::Family;
 
 use crate::TIMEOUT;
-use crate::names::{Answer, NameServer};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
 const PROBES: usize = 500;
@@ -56,13 +55,13 @@ fn a_lack_of_descriptors_is_never_the_targets_fault() {
 
 #[test]
 fn at_no_limit_of_descriptors_an_open_port_is_closed_or_its_name_unknown() {
-    let server = NameServer::local(|_, family| match family {
-        Family::V4 => Answer::Addresses(0, vec![Ipv4Addr::LOCALHOST.into()]),
-        Family::V6 => Answer::Addresses(0, Vec::new()),
+    let server = NameServer::local(|question| match question.kind {
+        A => Reply::address(Ipv4Addr::LOCALHOST.into()),
+        _ => Reply::Addresses(0, Vec::new()),
     });
     let peer = Listener::silent();
     let config =
-        format!("modules: {{m: {{prober: tcp, tcp: {{resolver: ['{}']}}}}}}", server.address);
+        format!("modules: {{m: {{prober: tcp, tcp: {{resolver: ['{}']}}}}}}", server.address());
     for target in [peer.target(), format!("any.test:{}", peer.port())] {
         let mut opened = 0;
         for limit in 3..=24 {

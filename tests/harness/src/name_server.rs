@@ -33,8 +33,10 @@ pub enum Reply {
     /// These addresses, of which those of the type asked for are told, and how many seconds they
     /// may be kept. Without one of that type: no data.
     Addresses(u32, Vec<IpAddr>),
-    /// This response code: 2 server failure, 3 no such name, 5 refused.
+    /// This response code: 2 server failure, 3 no such name, 5 refused. Not to be kept.
     Code(u8),
+    /// No such name, and how many seconds that may be kept.
+    Missing(u32),
     /// Over UDP nothing but the request to ask over TCP; over TCP the reply inside.
     Truncated(Box<Reply>),
     /// The reply inside, after a pause.
@@ -246,6 +248,7 @@ fn encode(
         Reply::Silence => None,
         Reply::Bytes(bytes) => Some(bytes.clone()),
         Reply::Code(code) => Some(message(query, question.kind, *code, 0, &[])),
+        Reply::Missing(ttl) => Some(message(query, question.kind, 3, *ttl, &[])),
         Reply::Addresses(ttl, ips) => {
             let records: Vec<Vec<u8>> = ips
                 .iter()
@@ -275,12 +278,13 @@ fn encode(
     }
 }
 
-/// A response (RFC 1035, section 4.1). One without records has a SOA, so that it may be kept.
+/// A response (RFC 1035, section 4.1). One without records has a SOA, which says for how long that
+/// may be kept.
 fn message(query: &[u8], kind: u16, code: u8, ttl: u32, records: &[Vec<u8>]) -> Vec<u8> {
-    let count = u8::try_from(records.len()).expect("few records");
-    let negative = u8::from(count == 0);
+    let [high, low] = u16::try_from(records.len()).expect("fewer records").to_be_bytes();
+    let negative = u8::from(records.is_empty());
     let mut bytes = vec![query[0], query[1], 0x81, 0x80 | code];
-    bytes.extend([0, 1, 0, count, 0, negative, 0, 0]);
+    bytes.extend([0, 1, high, low, 0, negative, 0, 0]);
     bytes.extend(&query[12..]);
     for record in records {
         bytes.extend([0xc0, 12]);
@@ -292,8 +296,10 @@ fn message(query: &[u8], kind: u16, code: u8, ttl: u32, records: &[Vec<u8>]) -> 
     }
     if negative == 1 {
         // SOA of the root: two empty names and five numbers, the last of them the negative TTL.
-        bytes.extend([0, 0, 6, 0, 1, 0, 0, 0, 0, 0, 22, 0, 0]);
-        bytes.extend([0_u32; 5].map(u32::to_be_bytes).concat());
+        bytes.extend([0, 0, 6, 0, 1]);
+        bytes.extend(ttl.to_be_bytes());
+        bytes.extend([0, 22, 0, 0]);
+        bytes.extend([0, 0, 0, 0, ttl].map(u32::to_be_bytes).concat());
     }
     bytes
 }
