@@ -17,6 +17,7 @@ mod clients;
 mod faults;
 mod hostile;
 mod machine;
+mod names;
 mod passwords;
 mod server;
 mod supply;
