@@ -11,9 +11,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::access::Access;
 use crate::address::Address;
+use crate::files::within;
 use crate::module::Module;
 use crate::monitor::{Monitor, SeriesOptions};
 
@@ -32,6 +34,9 @@ mod scalar;
 mod schema;
 mod show;
 mod yaml;
+
+/// How long a start waits for the files: a hundred thousand monitors are read within a second.
+const LOAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// A module of the configuration.
 #[derive(Clone, Debug)]
@@ -81,6 +86,15 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+impl Diagnostic {
+    /// Something wrong with the whole file.
+    #[must_use]
+    pub fn of_file(path: Option<&Path>, message: String) -> Self {
+        let file = path.map(Path::to_owned).unwrap_or_default();
+        Self { file, line: None, path: String::new(), message }
+    }
+}
+
 /// A configuration that was checked whole.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -127,6 +141,17 @@ impl Config {
             None => Ok(Loaded { config: Self::embedded(), warnings: Vec::new() }),
             Some(path) => load::load(path, Self::embedded()),
         }
+    }
+
+    /// The same on a thread of its own, for callers without a runtime: a file system that hangs is
+    /// an error.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn load_in_time(path: Option<&Path>) -> Result<Loaded, Vec<Diagnostic>> {
+        let own = path.map(Path::to_owned);
+        within(LOAD_LIMIT, move || Self::load(own.as_deref()))
+            .unwrap_or_else(|message| Err(vec![Diagnostic::of_file(path, message)]))
     }
 
     /// What [`Config::fingerprint`] would be if the files were read again, without reading what

@@ -5,13 +5,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Diagnostic, Loaded, ModuleEntry};
+use crate::files::Loader;
 use crate::telemetry::Telemetry;
+
+/// How long a reload waits for the files.
+const RELOAD_LIMIT: Duration = Duration::from_secs(20);
 
 /// The configuration in force.
 #[derive(Debug)]
@@ -19,6 +23,7 @@ pub struct ConfigHandle {
     path: Option<PathBuf>,
     telemetry: Arc<Telemetry>,
     current: watch::Sender<Arc<Config>>,
+    loader: Loader,
     /// Held while reloading, so that two reloads follow each other. True after a failure.
     failed: Mutex<bool>,
 }
@@ -31,6 +36,7 @@ impl ConfigHandle {
             path,
             telemetry,
             current: watch::Sender::new(Arc::new(config)),
+            loader: Loader::default(),
             failed: Mutex::default(),
         };
         config_handle.begin_counting();
@@ -69,9 +75,10 @@ impl ConfigHandle {
     async fn load(&self, asked_for: bool) -> Result<(), String> {
         let mut failed = self.failed.lock().await;
         let (path, current) = (self.path.clone(), self.config());
-        let loaded = tokio::task::spawn_blocking(move || load(path.as_deref(), &current))
-            .await
-            .unwrap_or_else(|err| Err(vec![died(&err)]));
+        let loaded = self.loader.run(RELOAD_LIMIT, move || load(path.as_deref(), &current)).await;
+        let loaded = loaded.unwrap_or_else(|message| {
+            Err(vec![Diagnostic::of_file(self.path.as_deref(), message)])
+        });
         self.note(loaded.is_ok());
         match loaded {
             Ok(loaded) => {
@@ -120,19 +127,10 @@ impl ConfigHandle {
 
 /// What the files say, unless it is what is in force.
 fn load(path: Option<&Path>, current: &Config) -> Result<Option<Loaded>, Vec<Diagnostic>> {
-    if current.fingerprint_now().is_ok_and(|it| it == current.fingerprint) {
+    if current.fingerprint_now().is_ok_and(|fingerprint| fingerprint == current.fingerprint) {
         return Ok(None);
     }
     Config::load(path).map(Some)
-}
-
-fn died(err: &tokio::task::JoinError) -> Diagnostic {
-    Diagnostic {
-        file: PathBuf::new(),
-        line: None,
-        path: String::new(),
-        message: format!("the loader died: {err}"),
-    }
 }
 
 /// Logs what was noticed while loading.

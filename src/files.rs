@@ -31,6 +31,8 @@ pub use crate::files::watched::Watched;
 pub const MAX_PEM: u64 = 16 * MIB;
 /// A mebibyte.
 pub const MIB: u64 = 1024 * 1024;
+/// Most bytes that one load reads before it may read no further file.
+const MAX_TOTAL: u64 = 256 * MIB;
 /// Most entries of a directory that are looked at.
 const MAX_ENTRIES: usize = 10_000;
 /// A file changed this recently may change again without getting another time: clocks of file
@@ -80,7 +82,7 @@ fn check_kind(metadata: &std::fs::Metadata) -> io::Result<()> {
 /// What changes when a file does: its identity, its size, its times.
 ///
 /// The change time too, since copying with preserved times keeps the modification time.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct FileVersion {
     device: u64,
     inode: u64,
@@ -123,6 +125,8 @@ pub struct Sources {
     versions: Vec<(PathBuf, Option<FileVersion>)>,
     /// SHA-256 of each content, one after the other.
     digests: Vec<u8>,
+    /// Bytes read.
+    total: u64,
     /// A version is so recent that it may stand for more than one content.
     has_recent: bool,
 }
@@ -134,9 +138,14 @@ impl Sources {
     /// As for [`read`].
     pub fn read(&mut self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         self.note(path);
-        let content = read(path, limit);
+        let content = if self.total > MAX_TOTAL {
+            Err(io::Error::other(format!("all together is larger than {} MiB", MAX_TOTAL / MIB)))
+        } else {
+            read(path, limit)
+        };
         let bytes = content.as_deref().unwrap_or_default();
         self.digests.extend_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+        self.total = self.total.saturating_add(bytes.len() as u64);
         content
     }
 
@@ -161,6 +170,12 @@ impl Sources {
         let version = FileVersion::of(path);
         self.has_recent |= version.is_some_and(|version| version.is_recent(SystemTime::now()));
         self.versions.push((path.to_owned(), version));
+    }
+
+    /// Whether nothing was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty()
     }
 
     /// Whether every path still has the version that was read.

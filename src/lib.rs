@@ -132,7 +132,7 @@ pub async fn run(
         observer: Arc::clone(&observer),
         store,
         exporter: ExporterMetrics::new(&telemetry),
-        telemetry,
+        telemetry: Arc::clone(&telemetry),
         history: History::new(settings.history_limit),
         shared: Shared::new(&limits),
         setup: Setup {
@@ -147,7 +147,7 @@ pub async fn run(
     });
 
     let mut background = JoinSet::new();
-    background.spawn(Arc::clone(&web).watch());
+    background.spawn(Arc::clone(&web).watch(Arc::clone(&telemetry)));
     background.spawn(observer.watch());
     background.spawn(reload_on_hangup(Arc::clone(&config_handle))?);
     if let Some(interval) = settings.auto_reload {

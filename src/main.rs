@@ -46,8 +46,8 @@ fn serve(settings: Settings) -> Result<(), String> {
     if let Some(warning) = &settings.log_warning {
         warn!("{warning}");
     }
-    let Loaded { config, warnings } =
-        Config::load(settings.config_file.as_deref()).map_err(|diagnostics| {
+    let Loaded { config, warnings } = Config::load_in_time(settings.config_file.as_deref())
+        .map_err(|diagnostics| {
             for diagnostic in diagnostics {
                 error!(error = %diagnostic, "configuration");
             }
@@ -128,7 +128,7 @@ impl Signals {
 }
 
 fn check(file: Option<&Path>) -> ExitCode {
-    match Config::load(file) {
+    match Config::load_in_time(file) {
         Ok(Loaded { config, warnings }) => {
             for warning in warnings {
                 say(&format!("warning: {warning}"));

@@ -38,7 +38,6 @@ mod kernel;
 mod linger;
 mod resolve;
 mod route;
-mod stamp;
 mod stream;
 mod tls;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -80,8 +80,9 @@ pub struct Telemetry {
     pub refused: Family<RuleLabels, Counter>,
     /// 1 while every canary failed when they were last asked.
     pub isolated: Gauge,
-    /// 1 if the last load of the configuration was good.
+    /// 1 if the last loads of the configuration and of the web configuration were good.
     pub reload_successful: Gauge,
+    loads: Mutex<Loads>,
     /// When the configuration in force was loaded, Unix seconds.
     pub reload_success: Gauge<f64, AtomicU64>,
 }
@@ -108,6 +109,7 @@ impl Default for Telemetry {
             refused: Family::default(),
             isolated: Gauge::default(),
             reload_successful: Gauge::default(),
+            loads: Mutex::default(),
             reload_success: Gauge::default(),
         }
     }
@@ -148,13 +150,32 @@ impl Telemetry {
         self.refused.get_or_create(&RuleLabels { rule: Arc::clone(rule) }).inc();
     }
 
+    /// Notes the end of a load of the web configuration.
+    pub fn web_reloaded(&self, successful: bool) {
+        self.note_load(|loads| loads.is_web_config_bad = !successful);
+    }
+
+    fn note_load(&self, note: impl FnOnce(&mut Loads)) {
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        note(&mut loads);
+        let is_good = !loads.is_config_bad && !loads.is_web_config_bad;
+        self.reload_successful.set(is_good.into());
+    }
+
     /// Notes the end of a load of the configuration, at `now` since the Unix epoch.
     pub fn reloaded(&self, successful: bool, now: Duration) {
-        self.reload_successful.set(successful.into());
+        self.note_load(|loads| loads.is_config_bad = !successful);
         if successful {
             self.reload_success.set(now.as_secs_f64());
         }
     }
+}
+
+/// Which of the last loads failed.
+#[derive(Debug, Default)]
+struct Loads {
+    is_config_bad: bool,
+    is_web_config_bad: bool,
 }
 
 /// A probe that is running.

@@ -155,7 +155,7 @@ struct Session<'a> {
 }
 
 fn prepare(words: &Words) -> Result<Session<'_>, String> {
-    let loaded = Config::load(words.config_file.as_deref()).map_err(|diagnostics| {
+    let loaded = Config::load_in_time(words.config_file.as_deref()).map_err(|diagnostics| {
         let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         lines.join("\n")
     })?;

@@ -1,15 +1,16 @@
-//! Reading files, bounded, and telling whether they changed.
+//! The files of a configuration: which they are, and whether their contents changed.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ring::digest;
 
+use crate::files::{self, MIB};
+
 /// Largest file that is read, in bytes. Room for hundreds of thousands of monitors.
-const MAX_SIZE: u64 = 64 * 1024 * 1024;
+const MAX_SIZE: u64 = 64 * MIB;
 /// Most files that globs may find.
 pub(super) const MAX_FILES: usize = 10_000;
 
@@ -35,37 +36,20 @@ impl Fingerprint {
     }
 }
 
-/// Reads a file of bounded size. A pipe, whose reading could last for ever, is none.
+/// Reads a file of bounded size.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = std::fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(io::Error::other("it is a directory: name a file"));
-    }
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is a pipe or a device: name a file"));
-    }
-    let too_large = || {
-        let limit = MAX_SIZE / 1024 / 1024;
-        io::Error::other(format!("it is larger than {limit} MiB: split it"))
-    };
-    if metadata.len() > MAX_SIZE {
-        return Err(too_large());
-    }
-    let mut content = Vec::new();
-    // It may grow while it is read.
-    File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_SIZE { Err(too_large()) } else { Ok(content) }
+    files::read(path, MAX_SIZE)
 }
 
 /// Files that match globs, each once, sorted within each glob; without the file that names them.
 pub(super) fn expand(file: &Path, globs: &[PathBuf]) -> Vec<PathBuf> {
     let own = file.canonicalize().ok();
-    let is_own = |it: &Path| own.is_some() && it.canonicalize().ok() == own;
+    let is_own = |path: &Path| own.is_some() && path.canonicalize().ok() == own;
     let mut found: Vec<PathBuf> = Vec::new();
     let mut seen = HashSet::new();
     for pattern in globs {
-        let Some(paths) = pattern.to_str().and_then(|it| glob::glob(it).ok()) else { continue };
-        for path in paths.filter_map(Result::ok).filter(|it| it.is_file() && !is_own(it)) {
+        let Some(paths) = pattern.to_str().and_then(|text| glob::glob(text).ok()) else { continue };
+        for path in paths.filter_map(Result::ok).filter(|path| path.is_file() && !is_own(path)) {
             if found.len() <= MAX_FILES && seen.insert(path.clone()) {
                 found.push(path);
             }

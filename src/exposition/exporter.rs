@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use nix::net::if_::InterfaceFlags;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::exposition::page::{Buckets, Distribution, Kind, Labels, Page, label};
+use crate::files;
 use crate::telemetry::Telemetry;
 
 /// The metrics about the exporter, for as long as the process lives.
@@ -267,7 +269,8 @@ impl Process {
     #[expect(clippy::cast_precision_loss, reason = "sizes stay far below 2^53")]
     fn read() -> Self {
         // proc_pid_statm(5): size and resident, in pages.
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let statm = files::read(Path::new("/proc/self/statm"), files::MIB).unwrap_or_default();
+        let statm = String::from_utf8_lossy(&statm);
         let mut pages = statm.split(' ').map(|size| size.parse::<f64>().unwrap_or_default());
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
             .ok()

@@ -127,7 +127,9 @@ impl<T: Send + Sync + 'static> Watched<T> {
     /// Why there is no value, in one line.
     pub async fn get(&self) -> Result<Arc<T>, Arc<str>> {
         let state = self.inner.state.load();
-        if state.looked.is_some_and(|looked| looked.elapsed() < LOOK_INTERVAL) {
+        if state.is_constant()
+            || state.looked.is_some_and(|looked| looked.elapsed() < LOOK_INTERVAL)
+        {
             return state.answer();
         }
         let limit = if state.value.is_some() { NEWS_LIMIT } else { FIRST_LIMIT };
@@ -171,14 +173,16 @@ impl<T: Send + Sync + 'static> Watched<T> {
         })?
     }
 
-    /// Has the files looked at every second, for ever.
-    pub async fn watch(&self) {
+    /// Has the files looked at every second, for ever, and tells why the last load failed, if it
+    /// did.
+    pub async fn watch(&self, mut tell: impl FnMut(Option<&str>)) {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             // Why there is no value is in the log already.
             let _ = self.get().await;
+            tell(self.inner.state.load().error.as_deref());
         }
     }
 
@@ -266,6 +270,11 @@ impl<T> State<T> {
             looked: self.looked,
             loaded: self.loaded,
         }
+    }
+
+    /// Whether no file can change the value.
+    fn is_constant(&self) -> bool {
+        self.value.is_some() && self.error.is_none() && self.sources.is_empty()
     }
 
     /// The value, or why there is none.

@@ -8,8 +8,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{
     CryptoProvider, SupportedKxGroup, verify_tls12_signature, verify_tls13_signature,
 };
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::version::{TLS12, TLS13};
@@ -23,7 +22,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
-use crate::http::web::read;
+use crate::files::{MAX_PEM, Sources, pem};
 
 /// `tls_server_config` as written.
 #[derive(Debug, Default, Deserialize, Eq, PartialEq)]
@@ -61,10 +60,18 @@ impl TlsServerConfig {
         *self == Self::default()
     }
 
-    /// The files it names.
-    pub fn files(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
-        let files = [&self.cert_file, &self.key_file, &self.client_ca_file];
-        files.into_iter().flatten().map(move |it| directory.join(it))
+    /// The keys that hold strangers off.
+    #[must_use]
+    pub fn protections(&self) -> Vec<&'static str> {
+        let asks = !matches!(self.client_auth(), Ok(ClientAuth::None) | Err(_));
+        let verifies = self.client_ca.is_some() || self.client_ca_file.is_some();
+        let words = [
+            (true, "tls_server_config"),
+            (asks, "client_auth_type"),
+            (verifies, "client_ca"),
+            (!self.client_allowed_sans.is_empty(), "client_allowed_sans"),
+        ];
+        words.into_iter().filter_map(|(holds, word)| holds.then_some(word)).collect()
     }
 
     fn client_auth(&self) -> Result<ClientAuth, String> {
@@ -101,22 +108,27 @@ pub fn acceptor(
     config: &TlsServerConfig,
     directory: &Path,
     http2: bool,
+    sources: &mut Sources,
 ) -> Result<TlsAcceptor, String> {
     let client_auth = config.client_auth()?;
     let versions = versions(config)?;
     let provider = Arc::new(provider(config)?);
-    let pem = |key, inline: &Option<String>, file: &Option<PathBuf>| match (inline, file) {
+    let mut text = |key, inline: &Option<String>, file: &Option<PathBuf>| match (inline, file) {
         (Some(_), Some(_)) => Err(format!("{key}: give `{key}` or `{key}_file`, not both")),
         (Some(inline), None) => Ok(inline.clone().into_bytes()),
-        (None, Some(file)) => read(&directory.join(file)).map_err(|err| format!("{key}: {err}")),
+        (None, Some(file)) => {
+            let path = directory.join(file);
+            let place = |err| format!("{key}: `{}`: {err}", path.display());
+            sources.read(&path, MAX_PEM).map_err(place)
+        }
         (None, None) => Err(format!("{key}: missing, give `{key}` or `{key}_file`")),
     };
     if config.key.is_none() && config.key_file.is_none() {
         return Err("key: missing, give `key` or `key_file`".to_owned());
     }
-    let chain = certificates(&pem("cert", &config.cert, &config.cert_file)?)
+    let chain = pem::certificates(&text("cert", &config.cert, &config.cert_file)?)
         .map_err(|err| format!("cert: {err}"))?;
-    let key = PrivateKeyDer::from_pem_slice(&pem("key", &config.key, &config.key_file)?)
+    let key = pem::private_key(&text("key", &config.key, &config.key_file)?)
         .map_err(|err| format!("key: {err}"))?;
 
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -127,7 +139,7 @@ pub fn acceptor(
     } else {
         let verified = match client_auth {
             ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify => {
-                let anchors = pem("client_ca", &config.client_ca, &config.client_ca_file)?;
+                let anchors = text("client_ca", &config.client_ca, &config.client_ca_file)?;
                 Some(authority(&anchors, &provider).map_err(|err| format!("client_ca: {err}"))?)
             }
             ClientAuth::None | ClientAuth::Request | ClientAuth::RequireAny => None,
@@ -148,19 +160,12 @@ pub fn acceptor(
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|err| err.to_string())?;
-    if certificates.is_empty() { Err("holds no certificate".to_owned()) } else { Ok(certificates) }
-}
-
 fn authority(
-    pem: &[u8],
+    text: &[u8],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem)? {
+    for certificate in pem::certificates(text)? {
         roots.add(certificate).map_err(|err| err.to_string())?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))

@@ -1,15 +1,12 @@
 //! The web configuration file: TLS, passwords, headers and rate of the server, in the format of
 //! Prometheus' exporter-toolkit. Read again when it changes; a file that is wrong then leaves the
-//! old one in force.
+//! old one in force, and so does one that protects less: an emptied or cut file looks the same.
 
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
@@ -17,15 +14,16 @@ use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_yaml::Mapping;
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info};
 
+use crate::files::{LoadThreads, MIB, Sources, Watched};
 use crate::http::answer::{Body, text};
 use crate::http::passwords::Passwords;
 use crate::http::shares::Client;
 use crate::http::tls::{self, TlsServerConfig};
+use crate::telemetry::Telemetry;
 
-/// How often the file, and those it names, are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Largest file: thousands of users.
+const MAX_SIZE: u64 = MIB;
 
 /// The headers that may be set.
 const HEADERS: [&str; 5] = [
@@ -66,49 +64,31 @@ struct RateLimit {
     interval: Option<String>,
 }
 
-/// A file, and what it looked like when it was read.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Stamp {
-    path: PathBuf,
-    seen: Option<(u64, std::time::SystemTime, u64)>,
-}
-
-impl Stamp {
-    fn of(path: PathBuf) -> Self {
-        use std::os::unix::fs::MetadataExt as _;
-        let seen =
-            fs::metadata(&path).ok().and_then(|it| Some((it.len(), it.modified().ok()?, it.ino())));
-        Self { path, seen }
-    }
-
-    fn is_current(&self) -> bool {
-        Self::of(self.path.clone()) == *self
-    }
-}
-
 /// What a file says, ready for use.
 #[derive(Default)]
 struct Settings {
-    stamps: Vec<Stamp>,
     tls: Option<TlsAcceptor>,
     /// Names with their bcrypt hashes.
     users: Vec<(String, String)>,
     headers: Vec<(HeaderName, HeaderValue)>,
     bucket: Option<Bucket>,
+    /// What holds strangers off, in the words of the file.
+    protections: Vec<&'static str>,
 }
 
 /// The web configuration in force.
 #[derive(Default)]
 pub struct Web {
-    path: Option<PathBuf>,
-    settings: ArcSwap<Settings>,
+    file: Option<Watched<Settings>>,
+    /// Without a file: no protection, no headers.
+    plain: Arc<Settings>,
     passwords: Passwords,
 }
 
 impl fmt::Debug for Web {
     /// Without what is secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Web").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Web").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
@@ -118,58 +98,36 @@ impl Web {
     /// # Errors
     /// What is wrong, in one line.
     pub fn load(path: Option<&Path>) -> Result<Self, String> {
-        let settings = path.map(Settings::load).transpose()?.unwrap_or_default();
-        Ok(Self {
-            path: path.map(Path::to_owned),
-            settings: ArcSwap::from_pointee(settings),
-            passwords: Passwords::default(),
-        })
+        let Some(path) = path.map(Path::to_owned) else { return Ok(Self::default()) };
+        let file =
+            Watched::new("web configuration", &LoadThreads::default(), move |sources, old| {
+                Settings::load(&path, old, sources)
+            });
+        file.start().map_err(|err| err.to_string())?;
+        Ok(Self { file: Some(file), ..Self::default() })
     }
 
     /// Follows changes of the file for ever.
-    pub async fn watch(self: Arc<Self>) {
-        let Some(path) = self.path.clone() else { return };
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
-        loop {
-            ticks.tick().await;
-            let (this, path) = (Arc::clone(&self), path.clone());
-            // Files may be on a disk that hangs.
-            let _ = tokio::task::spawn_blocking(move || this.follow(&path)).await;
-        }
+    pub async fn watch(self: Arc<Self>, telemetry: Arc<Telemetry>) {
+        let Some(file) = &self.file else { return };
+        file.watch(|err| telemetry.web_reloaded(err.is_none())).await;
     }
 
-    fn follow(&self, path: &Path) {
-        let old = self.settings.load();
-        if old.stamps.iter().all(Stamp::is_current) {
-            return;
-        }
-        match Settings::load(path) {
-            Ok(settings) => {
-                self.settings.store(Arc::new(settings));
-                info!("web configuration reloaded");
-            }
-            Err(err) => {
-                error!(error = err, "error reloading web configuration, the old one stays");
-                // Told once: the files as they are now count as seen.
-                let mut settings = old.renewed();
-                for stamp in &mut settings.stamps {
-                    *stamp = Stamp::of(stamp.path.clone());
-                }
-                self.settings.store(Arc::new(settings));
-            }
-        }
+    fn settings(&self) -> Arc<Settings> {
+        let in_force = self.file.as_ref().and_then(Watched::current);
+        in_force.unwrap_or_else(|| Arc::clone(&self.plain))
     }
 
     /// How to speak TLS; `None` for plain HTTP.
     #[must_use]
     pub fn tls(&self) -> Option<TlsAcceptor> {
-        self.settings.load().tls.clone()
+        self.settings().tls.clone()
     }
 
     /// Whether only users with a password, or clients with a certificate, get an answer.
     #[must_use]
     pub fn asks_who(&self) -> bool {
-        !self.settings.load().users.is_empty()
+        !self.settings().users.is_empty()
     }
 
     /// Judges who asks, and how often.
@@ -181,7 +139,7 @@ impl Web {
         headers: &HeaderMap,
         client: Client,
     ) -> Result<(), Box<Response<Body>>> {
-        let settings = self.settings.load_full();
+        let settings = self.settings();
         if settings.bucket.as_ref().is_some_and(|it| !it.take(Instant::now())) {
             return Err(Box::new(text(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests\n")));
         }
@@ -211,34 +169,43 @@ impl Web {
 
     /// Adds the headers that the file asks for.
     pub fn decorate(&self, response: &mut Response<Body>) {
-        for (name, value) in &self.settings.load().headers {
+        for (name, value) in &self.settings().headers {
             response.headers_mut().insert(name.clone(), value.clone());
         }
     }
 }
 
 impl Settings {
-    fn load(path: &Path) -> Result<Self, String> {
+    fn load(path: &Path, old: Option<&Self>, sources: &mut Sources) -> Result<Self, String> {
         let place = |err: String| format!("{}: {err}", path.display());
-        let content = String::from_utf8(read(path)?).map_err(|err| place(err.to_string()))?;
+        let content = sources.read(path, MAX_SIZE).map_err(|err| place(err.to_string()))?;
+        let content = String::from_utf8(content).map_err(|err| place(err.to_string()))?;
         let file: Option<File> =
             serde_yaml::from_str(&content).map_err(|err| place(err.to_string()))?;
-        let mut settings =
-            Self::build(file.unwrap_or_default(), path.parent().unwrap_or(Path::new("")))
-                .map_err(place)?;
-        settings.stamps.push(Stamp::of(path.to_owned()));
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let settings = Self::build(file.unwrap_or_default(), directory, sources).map_err(place)?;
+        settings.check_protections(old).map_err(place)?;
         Ok(settings)
     }
 
-    fn build(file: File, directory: &Path) -> Result<Self, String> {
+    /// A file that was emptied or cut is still well-formed, and would open the server.
+    fn check_protections(&self, old: Option<&Self>) -> Result<(), String> {
+        let old = old.map_or(&[][..], |old| &old.protections);
+        let lost: Vec<&str> =
+            old.iter().filter(|word| !self.protections.contains(word)).copied().collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let lost = lost.join("`, `");
+        Err(format!("`{lost}` in force but no longer in the file: restart to remove protection"))
+    }
+
+    fn build(file: File, directory: &Path, sources: &mut Sources) -> Result<Self, String> {
         let File { tls_server_config, http_server_config, basic_auth_users, rate_limit } = file;
-        let mut stamps = Vec::new();
-        let tls = tls_server_config
-            .filter(|it| !it.is_empty())
-            .map(|it| {
-                stamps.extend(it.files(directory).map(Stamp::of));
-                tls::acceptor(&it, directory, http_server_config.http2)
-            })
+        let tls_config = tls_server_config.filter(|config| !config.is_empty());
+        let tls = tls_config
+            .as_ref()
+            .map(|config| tls::acceptor(config, directory, http_server_config.http2, sources))
             .transpose()
             .map_err(|err| format!("tls_server_config.{err}"))?;
         let users = pairs(&basic_auth_users, "basic_auth_users")?;
@@ -251,18 +218,11 @@ impl Settings {
             .iter()
             .map(|(name, value)| header(name, value))
             .collect::<Result<_, _>>()?;
-        Ok(Self { stamps, tls, users, headers, bucket: Bucket::new(&rate_limit)? })
-    }
-
-    /// The same, with a full bucket.
-    fn renewed(&self) -> Self {
-        Self {
-            stamps: self.stamps.clone(),
-            tls: self.tls.clone(),
-            users: self.users.clone(),
-            headers: self.headers.clone(),
-            bucket: self.bucket.as_ref().map(Bucket::renewed),
-        }
+        let bucket = Bucket::new(&rate_limit)?;
+        let mut protections = tls_config.as_ref().map_or(Vec::new(), TlsServerConfig::protections);
+        protections.extend((!users.is_empty()).then_some("basic_auth_users"));
+        protections.extend(bucket.is_some().then_some("rate_limit"));
+        Ok(Self { tls, users, headers, bucket, protections })
     }
 }
 
@@ -343,11 +303,6 @@ impl Bucket {
         *state = (if enough { tokens - 1.0 } else { tokens }, now);
         enough
     }
-
-    fn renewed(&self) -> Self {
-        let state = Mutex::new((f64::from(self.burst), Instant::now()));
-        Self { burst: self.burst, interval: self.interval, state }
-    }
 }
 
 /// Reads `1s`, `250ms`, `1m30s`.
@@ -378,23 +333,6 @@ fn go_duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// Reads a file of bearable size, named in the error. A pipe, whose reading could last for ever,
-/// is none.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let place = |err: &dyn std::fmt::Display| format!("`{}`: {err}", path.display());
-    let metadata = fs::metadata(path).map_err(|err: io::Error| place(&err))?;
-    if !metadata.is_file() {
-        return Err(place(&"it is no regular file"));
-    }
-    if metadata.len() > MAX_FILE {
-        return Err(place(&"it is larger than 1 MiB"));
-    }
-    fs::read(path).map_err(|err| place(&err))
-}
-
-/// Largest file that is read: thousands of users, or a long chain of certificates.
-const MAX_FILE: u64 = 1024 * 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,9 +340,10 @@ mod tests {
     #[track_caller]
     fn check(yaml: &str, expected: &str) {
         let file: Result<Option<File>, _> = serde_yaml::from_str(yaml);
-        let built = file
-            .map_err(|err| err.to_string())
-            .and_then(|it| Settings::build(it.unwrap_or_default(), Path::new("/nowhere")));
+        let built = file.map_err(|err| err.to_string()).and_then(|file| {
+            let directory = Path::new("/nowhere");
+            Settings::build(file.unwrap_or_default(), directory, &mut Sources::default())
+        });
         assert_eq!(built.map_or_else(|err| err, |_| "good".to_owned()), expected, "{yaml}");
     }
 
@@ -441,6 +380,31 @@ mod tests {
             "tls_server_config: {cert_file: a, key_file: b}",
             "tls_server_config.cert: `/nowhere/a`: No such file or directory (os error 2)",
         );
+    }
+
+    #[test]
+    fn a_reload_takes_no_protection_away() {
+        let settings = |yaml: &str| {
+            let file: Option<File> = serde_yaml::from_str(yaml).unwrap();
+            let directory = Path::new("/nowhere");
+            Settings::build(file.unwrap_or_default(), directory, &mut Sources::default()).unwrap()
+        };
+        let hash = bcrypt::hash("secret", 4).unwrap();
+        let users = format!("basic_auth_users: {{a: '{hash}'}}\n");
+        let both = format!("{users}rate_limit: {{interval: 1s, burst: 9}}\n");
+        let (none, users, both) = (settings(""), settings(&users), settings(&both));
+        for (old, new) in [(&none, &none), (&none, &both), (&users, &both), (&both, &both)] {
+            assert_eq!(new.check_protections(Some(old)), Ok(()));
+        }
+        let check = |new: &Settings, lost: &str| {
+            let expected = format!(
+                "`{lost}` in force but no longer in the file: restart to remove protection"
+            );
+            assert_eq!(new.check_protections(Some(&both)), Err(expected));
+        };
+        check(&none, "basic_auth_users`, `rate_limit");
+        check(&users, "rate_limit");
+        assert_eq!(none.check_protections(None), Ok(()));
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use ipnet::Ipv6Net;
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::files::{self, MIB};
 
 /// Any port: a datagram socket sends nothing when it connects.
 const DISCARD: u16 = 9;
@@ -79,7 +82,8 @@ fn can_bind(ip: IpAddr) -> bool {
 
 /// For IPv6 only the table of routes tells.
 fn has_local_route(ip: Ipv6Addr) -> bool {
-    let table = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let table = files::read(Path::new("/proc/net/ipv6_route"), 64 * MIB).unwrap_or_default();
+    let table = String::from_utf8_lossy(&table);
     table.lines().filter_map(local_route).any(|network| network.contains(&ip))
 }
 

@@ -26,8 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("log", &[]),
     ("limits", &[]),
     ("telemetry", &["outcome"]),
-    ("config", &["address", "access", "module", "monitor", "verdict"]),
-    ("config_handle", &["config", "telemetry"]),
+    ("config", &["address", "access", "files", "module", "monitor", "verdict"]),
+    ("config_handle", &["config", "files", "telemetry"]),
     ("machine", &["circumstances", "evidence"]),
     (
         "prober",
@@ -67,7 +67,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("schedule", &["config", "monitor", "observer", "prober", "scheduler", "store", "telemetry"]),
     // The surface.
-    ("exposition", &["monitor", "outcome", "store", "telemetry", "verdict"]),
+    ("exposition", &["files", "monitor", "outcome", "store", "telemetry", "verdict"]),
     (
         "http",
         &[
@@ -77,6 +77,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "diagnosis",
             "evidence",
             "exposition",
+            "files",
             "config_handle",
             "limits",
             "log",
@@ -151,6 +152,11 @@ const ONLY: &[(&str, &[&str])] = &[
     ("hickory_proto::", &["prober/"]),
     // Why a probe did not succeed is concluded on one page.
     ("Outcome::because(", &["diagnosis.rs", "exposition/"]),
+    // Files: bounded, of a regular kind, on threads that may hang.
+    ("fs::read(", &["files.rs"]),
+    ("fs::read_to_string", &["files.rs"]),
+    ("File::open", &["files.rs"]),
+    ("OpenOptions", &["files.rs"]),
     // Shapes of files are not the shapes of values.
     ("Deserialize", &["config/", "http/web.rs", "http/tls.rs"]),
     // Metric names.
@@ -161,7 +167,7 @@ const ONLY: &[(&str, &[&str])] = &[
     // HTTP.
     ("hyper::", &["http/", "http.rs"]),
     // The environment, and the end of the process.
-    ("std::env::", &["main.rs", "cli.rs"]),
+    ("std::env::", &["main.rs", "cli.rs", "prober/tls/anchors.rs"]),
 ];
 
 struct Source {

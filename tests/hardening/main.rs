@@ -15,6 +15,7 @@ use harness::{Exporter, wait_until};
 mod access;
 mod clients;
 mod faults;
+mod files;
 mod hostile;
 mod machine;
 mod names;

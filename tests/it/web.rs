@@ -89,8 +89,9 @@ fn the_file_is_followed() {
         log => Err(log),
     });
     assert_eq!(exporter.get("/-/healthy").status, 401, "the old one stays");
-    std::fs::write(&file, "# nobody\n").unwrap();
-    wait_for(200);
+    let limited = format!("basic_auth_users: {{user: '{}'}}\n", hash());
+    std::fs::write(&file, limited + "rate_limit: {burst: 1, interval: 1h}\n").unwrap();
+    wait_for(429);
 }
 
 #[test]

@@ -18,6 +18,7 @@
 
 pub mod exporter;
 pub mod forger;
+pub mod hanging;
 pub mod http;
 pub mod inbox;
 pub mod listener;
@@ -31,6 +32,7 @@ pub mod servers;
 
 pub use exporter::Exporter;
 pub use forger::{Forger, Forgery};
+pub use hanging::HangingMount;
 pub use http::Response;
 pub use inbox::Inbox;
 pub use listener::{ClosedPort, Listener};
