@@ -77,6 +77,7 @@ pub mod module;
 pub mod monitor;
 pub mod observer;
 pub mod outcome;
+pub mod path;
 pub mod prober;
 pub mod schedule;
 pub mod scheduler;

@@ -22,6 +22,7 @@ use crate::evidence::{Event, Evidence, Sleep, Transfer};
 use crate::machine::Machine;
 use crate::module::{ExpectConnect, Module};
 use crate::outcome::{Outcome, Phase, ProbeResult};
+use crate::path::Path;
 use crate::prober::connect::{Connected, Failed};
 use crate::prober::deadline::Deadline;
 use crate::prober::dialogue::{Connection, Context};
@@ -40,6 +41,7 @@ mod resolve;
 mod route;
 mod stream;
 mod tls;
+mod trace;
 
 /// What to probe and how.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +191,18 @@ impl Prober {
         result.phases.resolve = Some(Duration::ZERO);
         self.run(peer, &probe, begin, &mut result, journal).await;
         result
+    }
+
+    /// Follows the path to one address of the target, as if resolved.
+    ///
+    /// # Errors
+    /// The access rules deny the address, or the module's source address does not fit.
+    pub async fn trace(&self, peer: SocketAddr, probe: &Probe<'_>) -> Result<Path, String> {
+        self.judge(probe, peer)
+            .map_err(|denied| format!("denied by the access rule `{}`", denied.rule))?;
+        let peer = resolve::scoped(peer, &probe.address.host).map_err(|error| error.detail)?;
+        let source = source(probe.module, peer).map_err(|error| error.detail)?;
+        Ok(trace::trace(peer, source).await)
     }
 
     /// Every address of a probe's host that its module may use, the preferred family first.

@@ -19,6 +19,7 @@ use crate::evidence::Event;
 use crate::limits::Limits;
 use crate::module::Module;
 use crate::outcome::{Phase, ProbeResult};
+use crate::path::Path;
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 
@@ -59,6 +60,9 @@ pub struct Words {
     /// Time between two rounds.
     #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     interval: Duration,
+    /// Follow the path to each target, router by router. Needs no privileges.
+    #[arg(long)]
+    trace: bool,
     /// Print one JSON object per probe.
     #[arg(long)]
     json: bool,
@@ -233,20 +237,23 @@ impl Session<'_> {
             let begin = Instant::now();
             let (module, timeout) = (&*self.module, self.timeout);
             let (prober, access) = (&self.prober, &self.access);
-            let looks = self.items.iter().map(|item| probe(prober, access, module, timeout, item));
+            let trace = self.words.trace;
+            let looks =
+                self.items.iter().map(|item| look(prober, access, module, timeout, trace, item));
             let mut results = stream::iter(looks).buffered(at_once).enumerate();
             let mut found = Vec::with_capacity(self.items.len());
-            while let Some((index, result)) = results.next().await {
+            while let Some((index, (result, path))) = results.next().await {
                 if progress && index % 16 == 0 {
                     let _ = write!(io::stderr().lock(), "\r{index}/{} ", self.items.len());
                 }
                 let name = &self.items[index].name;
                 let text = if self.words.json {
-                    format!("{}\n", report::object(name, &module.name, &result))
+                    format!("{}\n", report::object(name, &module.name, &result, path.as_ref()))
                 } else if many && !result.outcome.is_success() {
                     String::new()
                 } else {
-                    report::lines(name, self.width, &result, self.colour)
+                    let path = path.as_ref().map(report::path).unwrap_or_default();
+                    report::lines(name, self.width, &result, self.colour) + &path
                 };
                 print(&text, progress)?;
                 found.push(result);
@@ -284,20 +291,26 @@ impl Session<'_> {
     }
 }
 
-async fn probe(
+/// Probes a target, and follows the path to it if `trace` is set and it has an address.
+async fn look(
     prober: &Prober,
     access: &Access,
     module: &Module,
     timeout: Duration,
+    trace: bool,
     item: &Item,
-) -> ProbeResult {
-    match &item.address {
-        Ok(address) => {
-            let probe = Probe { address, module, hostname: None, timeout, access };
-            prober.probe(probe, &mut Journal::off()).await
-        }
-        Err(_) => ProbeResult::new(outcome_of(Event::InvalidTarget, Phase::Resolve), timeout),
-    }
+) -> (ProbeResult, Option<Path>) {
+    let Ok(address) = &item.address else {
+        let outcome = outcome_of(Event::InvalidTarget, Phase::Resolve);
+        return (ProbeResult::new(outcome, timeout), None);
+    };
+    let probe = Probe { address, module, hostname: None, timeout, access };
+    let result = prober.probe(probe, &mut Journal::off()).await;
+    let path = match result.peer {
+        Some(peer) if trace => prober.trace(peer, &probe).await.ok(),
+        Some(_) | None => None,
+    };
+    (result, path)
 }
 
 /// To standard output; first wipes the progress off the terminal.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
+use crate::path::{Path, Router};
 
 /// Whether text may carry colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -79,9 +80,26 @@ pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -
     text
 }
 
+/// The routers on the way to a target, a line each, and where the path ends.
+#[must_use]
+pub fn path(path: &Path) -> String {
+    let mut text = String::new();
+    for (index, hop) in path.hops.iter().enumerate() {
+        let _ = match hop {
+            Some(Router { address, round_trip }) => {
+                let round_trip = Millis(*round_trip).to_string();
+                writeln!(text, "{:>4}  {:<39} {round_trip:>10}", index + 1, address.to_string())
+            }
+            None => writeln!(text, "{:>4}  *", index + 1),
+        };
+    }
+    let _ = writeln!(text, "      path {path}");
+    text
+}
+
 /// One probe as a JSON object.
 #[must_use]
-pub fn object(target: &str, module: &str, result: &ProbeResult) -> Value {
+pub fn object(target: &str, module: &str, result: &ProbeResult, path: Option<&Path>) -> Value {
     let mut object = Map::new();
     let mut add = |key: &str, value: Value| {
         if !value.is_null() {
@@ -122,7 +140,28 @@ pub fn object(target: &str, module: &str, result: &ProbeResult) -> Value {
         let subject = tls.leaf.as_ref().map(|leaf| &leaf.subject);
         add("tls", json!({"version": tls.version, "subject": subject, "not_after": not_after}));
     }
+    add("path", path.map_or(Value::Null, path_object));
     Value::Object(object)
+}
+
+/// A path as a JSON object.
+fn path_object(path: &Path) -> Value {
+    let hops: Vec<Value> = (1..)
+        .zip(&path.hops)
+        .map(|(hop, router)| {
+            json!({
+                "hop": hop,
+                "address": router.map(|router| router.address.to_string()),
+                "round_trip_seconds": router.map(|router| router.round_trip.as_secs_f64()),
+            })
+        })
+        .collect();
+    json!({
+        "hops": hops,
+        "end": path.end.as_str(),
+        "last_router": path.last_router().map(|router| router.to_string()),
+        "text": path.to_string(),
+    })
 }
 
 /// What all probes of one target came to.
@@ -235,6 +274,7 @@ impl fmt::Display for Millis {
 mod tests {
     use super::*;
     use crate::outcome::KernelView;
+    use crate::path::PathEnd;
 
     fn success() -> ProbeResult {
         let mut result = ProbeResult::new(Outcome::Success, Duration::from_secs(5));
@@ -253,6 +293,36 @@ mod tests {
         result.duration = Duration::from_millis(12);
         result.detail = Some("connection refused".into());
         result
+    }
+
+    #[test]
+    fn a_path_is_a_line_per_hop_and_where_it_ends() {
+        let router = |last| Router {
+            address: [10, 0, 0, last].into(),
+            round_trip: Duration::from_micros(340),
+        };
+        let hops = vec![Some(router(1)), None, Some(router(3))];
+        let found = Path::new("192.0.2.1:443".parse().unwrap(), hops, PathEnd::Silent);
+        assert_eq!(
+            path(&found),
+            "   1  10.0.0.1                                   0.34 ms\n   2  *\n   \
+             3  10.0.0.3                                   0.34 ms\n      \
+             path stops after 10.0.0.3 (hop 3): nothing answers behind it\n"
+        );
+        let object = object("192.0.2.1:443", "tcp_connect", &refusal(), Some(&found));
+        assert_eq!(
+            object["path"],
+            json!({
+                "hops": [
+                    {"hop": 1, "address": "10.0.0.1", "round_trip_seconds": 0.000_34},
+                    {"hop": 2, "address": null, "round_trip_seconds": null},
+                    {"hop": 3, "address": "10.0.0.3", "round_trip_seconds": 0.000_34},
+                ],
+                "end": "silent",
+                "last_router": "10.0.0.3",
+                "text": "stops after 10.0.0.3 (hop 3): nothing answers behind it",
+            })
+        );
     }
 
     #[test]
@@ -279,7 +349,7 @@ mod tests {
 
     #[test]
     fn json_has_everything_there_is_and_nothing_else() {
-        let object = object("db:22", "tcp_connect", &refusal());
+        let object = object("db:22", "tcp_connect", &refusal(), None);
         assert_eq!(object["reason"], "refused");
         assert_eq!(object["phase"], "connect");
         assert!(object.get("address").is_none());
