@@ -9,7 +9,7 @@ use tokio::time::{advance, sleep};
 use super::*;
 use crate::monitor::tests::{change, monitor};
 use crate::monitor::{Monitor, Policy, SeriesOptions};
-use crate::outcome::Phase;
+use crate::outcome::{Outcome, Phase, Reason};
 use crate::verdict::Verdict;
 
 /// What a target does, by the time since the start of the test.
@@ -393,23 +393,56 @@ async fn many_reloads_leave_nothing_behind() {
         .await;
 }
 
-#[test]
-fn phases_spread_evenly_and_survive_a_restart() {
-    let targets: Vec<_> = (0..6000)
-        .flat_map(|it| monitor(&format!("m{it}"), "192.0.2.1", &[22]).targets().collect::<Vec<_>>())
-        .collect();
-    let mut seconds = [0; 60];
-    for target in &targets {
-        let phase = remainder(target.hash(), target.monitor.interval);
-        seconds[usize::try_from(phase.as_secs()).unwrap()] += 1;
+/// Two looks at a target are never nearer than its re-checks ask for, whatever falls due.
+#[track_caller]
+fn check_distances(starts: &[Duration], min: Duration) {
+    for pair in starts.windows(2) {
+        let distance = between(pair[0], pair[1]);
+        assert!(distance >= min, "{distance:?} between {:?} and {:?}", pair[0], pair[1]);
     }
-    assert!(seconds.iter().all(|it| (60..=145).contains(it)), "{seconds:?}");
+}
 
-    let now = Instant::now();
-    let early = Clock { now, wall: Duration::from_secs(1_000_000) };
-    let late = Clock { now, wall: Duration::from_millis(1_000_007_300) };
-    for target in &targets {
-        let wall = |clock: Clock| (clock.wall + (clock.next_regular(target) - now)).as_nanos();
-        assert_eq!((wall(late) - wall(early)) % target.monitor.interval.as_nanos(), 0);
-    }
+#[tokio::test(start_paused = true)]
+async fn a_failure_has_one_recheck_and_a_regular_run_takes_its_place() {
+    let fails_from = seconds(30);
+    let script = move |_: &Target, at| {
+        let outcome = if at < fails_from { Outcome::Success } else { REFUSED };
+        (outcome, Duration::from_millis(1))
+    };
+    let (simulation, receiver) = Simulation::new(10, Box::new(script));
+    simulation
+        .run(receiver, async {
+            simulation.watch(&[with("m", |policy| policy.interval = seconds(5))]).await;
+            sleep(seconds(120)).await;
+            let starts = simulation.starts("m");
+            check_distances(&starts, Duration::from_millis(4_980));
+            let failures: Vec<_> = starts.into_iter().filter(|&at| at >= fails_from).collect();
+            assert!((17..=19).contains(&failures.len()), "{} failures", failures.len());
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rechecks_do_not_multiply_while_a_target_stays_unconfirmed() {
+    let local = Outcome::because(Reason::LocalResources, Phase::Connect);
+    let fails_until = seconds(30);
+    let script = move |_: &Target, at| {
+        (if at < fails_until { REFUSED } else { local }, Duration::from_millis(50))
+    };
+    let (simulation, receiver) = Simulation::new(10, Box::new(script));
+    let monitor = with("m", |policy| {
+        policy.interval = seconds(1);
+        policy.confirm.retry_interval = Duration::from_millis(500);
+        policy.confirm.thresholds.failures = 1000.try_into().unwrap();
+    });
+    simulation
+        .run(receiver, async {
+            simulation.watch(&[monitor]).await;
+            sleep(seconds(120)).await;
+            let starts = simulation.starts("m");
+            check_distances(&starts, Duration::from_millis(500));
+            let after = starts.iter().filter(|&&at| at >= seconds(60)).count();
+            assert!((60..=120).contains(&after), "{after} probes in a minute");
+        })
+        .await;
 }

@@ -65,6 +65,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "prober",
             "store",
             "telemetry",
+            "verdict",
         ],
     ),
     ("schedule", &["config", "monitor", "observer", "prober", "scheduler", "store", "telemetry"]),
