@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::access::{Access, AccessDenied};
-use crate::address::Address;
+use crate::address::{Address, Host};
 use crate::circumstances::Circumstances;
 use crate::diagnosis::{self, Diagnosis};
 use crate::evidence::{Event, Evidence, Sleep, Transfer};
@@ -26,7 +26,7 @@ use crate::path::Path;
 use crate::prober::connect::{Connected, Failed};
 use crate::prober::deadline::Deadline;
 use crate::prober::dialogue::{Connection, Context};
-use crate::prober::journal::{Journal, Level};
+use crate::prober::journal::{Journal, Level, one_line};
 use crate::prober::linger::Linger;
 use crate::prober::resolve::Resolvers;
 use crate::prober::tls::TlsClient;
@@ -79,7 +79,7 @@ struct ProbeError {
 
 impl ProbeError {
     fn new(event: Event, detail: impl Into<String>) -> Self {
-        Self { event, errno: None, detail: detail.into() }
+        Self { event, errno: None, detail: one_line(detail.into()) }
     }
 }
 
@@ -154,12 +154,22 @@ impl Prober {
         Begin { deadline, sleep: self.machine.heartbeat.until(deadline.start) }
     }
 
+    /// Judges what can be judged before anything is looked up: a zone's existence too must tell
+    /// nothing to whoever may not probe there.
+    fn judge_unresolved(&self, probe: &Probe<'_>) -> Result<(), AccessDenied> {
+        let Address { host, port } = probe.address;
+        probe.access.judge_unresolved(&probe.module.name, host, *port)?;
+        match host {
+            Host::Zoned(zoned) => self.judge(probe, SocketAddr::new(zoned.0.into(), *port)),
+            _ => Ok(()),
+        }
+    }
+
     /// Probes the first address of the target.
     pub async fn probe(&self, probe: Probe<'_>, journal: &mut Journal) -> ProbeResult {
         let begin = self.begin(probe.timeout);
         let mut result = ProbeResult::new(Outcome::Success, probe.timeout);
-        let Address { host, port } = probe.address;
-        if let Err(denial) = probe.access.judge_unresolved(&probe.module.name, host, *port) {
+        if let Err(denial) = self.judge_unresolved(&probe) {
             let ending = denied(&mut result, denial);
             self.conclude(begin, &probe, &mut result, &ending, journal);
             return result;

@@ -57,7 +57,7 @@ impl Journal {
         if self.budget == 0 || level < self.least {
             return;
         }
-        let mut message = message();
+        let mut message = one_line(message());
         if message.len() >= self.budget {
             "the log is full, later lines are lost".clone_into(&mut message);
             self.budget = 0;
@@ -85,6 +85,22 @@ pub(super) fn moves_text(it: char) -> bool {
     it.is_control()
         || matches!(it,
             '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text without what [`moves_text`], escaped: no name or zone forges a line.
+#[must_use]
+pub fn one_line(text: String) -> String {
+    if !text.chars().any(moves_text) {
+        return text;
+    }
+    text.chars().fold(String::with_capacity(text.len() + 16), |mut line, letter| {
+        if moves_text(letter) {
+            line.extend(letter.escape_unicode());
+        } else {
+            line.push(letter);
+        }
+        line
+    })
 }
 
 /// Most bytes of a peer's data that one line shows.
@@ -133,6 +149,13 @@ mod tests {
         }
         let messages: Vec<_> = journal.lines().iter().map(|it| it.message.as_str()).collect();
         assert_eq!(messages, ["1234", "1234", "the log is full, later lines are lost"]);
+    }
+
+    #[test]
+    fn no_message_is_more_than_one_line() {
+        let mut journal = Journal::bounded(Level::Debug, 1000);
+        journal.note(Level::Debug, || "no interface `x\nERROR\u{202e}`".to_owned());
+        assert_eq!(journal.lines()[0].message, "no interface `x\\u{a}ERROR\\u{202e}`");
     }
 
     #[test]

@@ -323,3 +323,23 @@ fn pages_of_other_sites_change_nothing() {
         assert_eq!(get(&[("Host", "exporter.monitoring.svc")]), 200, "{path}");
     }
 }
+
+/// Whoever may not probe there learns nothing of a zone, and whoever may forges no line with it.
+#[test]
+fn zones_tell_nothing_and_forge_no_line() {
+    let exporter = Exporter::new(EXPORTER).start();
+    let [there, absent] = ["lo", "nowhere"].map(|zone| {
+        let answer = exporter.get(&format!("/probe?target=[fe80::1%2525{zone}]:22"));
+        (answer.status, answer.text())
+    });
+    assert_eq!(there.0, 403, "{}", there.1);
+    assert_eq!(there, absent);
+    let exporter = Exporter::new(EXPORTER).config("access: {allow: ['fe80::/10']}\n").start();
+    let target = "[fe80::1%2525x%0AERROR%20forged]:22";
+    let debug = exporter.get(&format!("/probe?target={target}&debug=true")).text();
+    let plain = exporter.get(&format!("/probe?target={target}")).text();
+    let logs = exporter.get("/logs?id=0").text();
+    for text in [debug, plain, logs, exporter.log()] {
+        assert!(!text.lines().any(|line| line.trim_start().starts_with("ERROR")), "{text}");
+    }
+}

@@ -20,6 +20,7 @@ mod hostile;
 mod machine;
 mod names;
 mod passwords;
+mod promises;
 mod server;
 mod supply;
 mod tls;
