@@ -14,7 +14,7 @@ use tracing::Level;
 
 use crate::config;
 use crate::http::url::{ExternalUrl, ListenAddress};
-use crate::log;
+use crate::log::{self, LogSettings};
 use crate::monitor::Shard;
 use crate::settings::Settings;
 
@@ -59,7 +59,8 @@ struct Serve {
     /// Configuration file. Without it: the embedded modules and no monitors.
     #[arg(long = "config.file", value_name = "FILE")]
     config_file: Option<PathBuf>,
-    /// Check the configuration, print a summary and everything that is wrong, and end.
+    /// Check the configuration, and the file of --web.config.file if given: print a summary and
+    /// everything that is wrong, and end.
     #[arg(long = "config.check", overrides_with = "no_config_check")]
     config_check: bool,
     #[arg(long = "no-config.check", hide = true)]
@@ -140,8 +141,13 @@ struct Serve {
 pub enum Wish {
     /// Serve.
     Serve(Box<Settings>),
-    /// Check a configuration file and end.
-    Check(Option<PathBuf>),
+    /// Check the files and end.
+    Check {
+        /// The configuration.
+        config_file: Option<PathBuf>,
+        /// TLS and basic auth of the web server.
+        web_config_file: Option<PathBuf>,
+    },
     /// Probe from the terminal.
     Probe(probe::Words),
     /// Print this text and end well.
@@ -193,12 +199,19 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Wish, UsageErr
         }
         Some(Command::Schema) => Ok(Wish::Print(config::json_schema())),
         None if serve.version => Ok(Wish::Print(version())),
-        None if serve.config_check => Ok(Wish::Check(serve.config_file)),
+        None if serve.config_check => Ok(Wish::Check {
+            web_config_file: serve.web_config_file(),
+            config_file: serve.config_file,
+        }),
         None => serve.settings().map(|it| Wish::Serve(Box::new(it))).map_err(usage),
     }
 }
 
 impl Serve {
+    fn web_config_file(&self) -> Option<PathBuf> {
+        Some(&self.web_config_file).filter(|file| !file.is_empty()).map(PathBuf::from)
+    }
+
     fn settings(self) -> Result<Settings, String> {
         let shard = Shard::new(self.shard, self.total_shards).ok_or_else(|| {
             format!("--shard {} must be less than --total-shards {}", self.shard, self.total_shards)
@@ -216,19 +229,18 @@ impl Serve {
             Ok(level) => (level, None),
             Err(err) => (Level::INFO, Some(format!("--log.prober: {err}; `info` is used"))),
         };
+        let web_config_file = self.web_config_file();
         Ok(Settings {
             config_file: self.config_file,
             auto_reload: self.auto_reload.then_some(self.auto_reload_interval),
             listen: self.listen,
             systemd_socket: self.systemd_socket,
-            web_config_file: Some(self.web_config_file)
-                .filter(|it| !it.is_empty())
-                .map(PathBuf::from),
+            web_config_file,
             external_url,
             route_prefix: self.route_prefix,
             timeout_offset_seconds: self.timeout_offset,
             history_limit: self.history_limit,
-            log: log::Settings { format: self.log_format, level: self.log_level, probe },
+            log: LogSettings { format: self.log_format, level: self.log_level, probe },
             log_warning,
             shard,
         })

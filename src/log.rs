@@ -59,7 +59,7 @@ pub fn level(text: &str) -> Result<Level, String> {
 
 /// What is logged and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct LogSettings {
     /// The form of a line.
     pub format: Format,
     /// Least level of the exporter's own lines.
@@ -87,7 +87,7 @@ pub struct Running(SyncSender<Message>);
 ///
 /// # Errors
 /// The system grants no thread.
-pub fn start(settings: Settings) -> io::Result<Running> {
+pub fn start(settings: LogSettings) -> io::Result<Running> {
     let (sender, receiver) = mpsc::sync_channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     let writer = Writer { receiver, lost: Arc::clone(&lost), settings };
@@ -111,7 +111,7 @@ impl Running {
 struct Writer {
     receiver: Receiver<Message>,
     lost: Arc<AtomicU64>,
-    settings: Settings,
+    settings: LogSettings,
 }
 
 impl Writer {
@@ -137,7 +137,7 @@ impl Writer {
 }
 
 struct Log {
-    settings: Settings,
+    settings: LogSettings,
     lines: SyncSender<Message>,
     lost: Arc<AtomicU64>,
 }

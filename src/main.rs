@@ -31,7 +31,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Ok(Wish::Check(file)) => check(file.as_deref()),
+        Ok(Wish::Check { config_file, web_config_file }) => {
+            check(config_file.as_deref(), web_config_file.as_deref())
+        }
         Ok(Wish::Probe(words)) => cli::probe::run(&words),
         Ok(Wish::Print(text)) => print(&text),
         Err(UsageError { message, exit_code }) => {
@@ -127,11 +129,19 @@ impl Signals {
     }
 }
 
-fn check(file: Option<&Path>) -> ExitCode {
-    match Config::load_in_time(file) {
+/// Both files are looked at, whatever is wrong with the first.
+fn check(config_file: Option<&Path>, web_config_file: Option<&Path>) -> ExitCode {
+    let web = Web::load(web_config_file);
+    if let Err(message) = &web {
+        say(&format!("error: {message}"));
+    }
+    match Config::load_in_time(config_file) {
         Ok(Loaded { config, warnings }) => {
             for warning in warnings {
                 say(&format!("warning: {warning}"));
+            }
+            if web.is_err() {
+                return ExitCode::FAILURE;
             }
             let targets: usize =
                 config.monitors.iter().map(|monitor| monitor.endpoints.len()).sum();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::http::url::{ExternalUrl, ListenAddress};
-use crate::log;
+use crate::log::LogSettings;
 use crate::monitor::Shard;
 
 /// Everything the flags say.
@@ -29,7 +29,7 @@ pub struct Settings {
     /// Results kept for `/logs`.
     pub history_limit: u32,
     /// What is logged and how.
-    pub log: log::Settings,
+    pub log: LogSettings,
     /// Problems with the log flags, to be told once there is a log.
     pub log_warning: Option<String>,
     /// Which monitors are ours.

@@ -270,6 +270,72 @@ fn the_graph_has_no_cycle() {
     }
 }
 
+/// The files of a room, by path without `.rs`, and those of the same room that each names. The
+/// file that opens the room, `config.rs`, names what it hands on and is left out.
+fn rooms() -> BTreeMap<String, BTreeSet<String>> {
+    let sources = sources();
+    let name = |source: &Source| source.path.trim_end_matches(".rs").to_owned();
+    let inner: Vec<&Source> = sources.iter().filter(|source| source.path.contains('/')).collect();
+    let names: BTreeSet<String> = inner.iter().map(|source| name(source)).collect();
+    let graph = inner.iter().map(|source| {
+        let own = name(source);
+        let room = source.path.split('/').next().unwrap();
+        let looks_at = |other: &&String| {
+            let inside = other.strip_prefix(&format!("{room}/")).unwrap_or_default();
+            let path = inside.replace('/', "::");
+            !inside.is_empty() && **other != own && names_file(&source.code, room, &path)
+        };
+        (own.clone(), names.iter().filter(looks_at).cloned().collect())
+    });
+    graph.collect()
+}
+
+/// Whether a text says `use crate::room::path`, alone or in braces.
+fn names_file(code: &str, room: &str, path: &str) -> bool {
+    let start = format!("crate::{room}::");
+    code.split(&start).skip(1).any(|rest| {
+        let ends = |text: &str| {
+            !text.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
+        };
+        match rest.strip_prefix('{') {
+            Some(list) => {
+                let list = list.split_once("};").map_or(list, |(list, _)| list);
+                list.split([',', '{', '}'])
+                    .map(str::trim)
+                    .any(|item| item.strip_prefix(path).is_some_and(ends))
+            }
+            None => rest.strip_prefix(path).is_some_and(ends),
+        }
+    })
+}
+
+/// Who looks back at whom inside a room, to be opened: none may be added.
+const LOOK_BACK: &[(&str, &str)] = &[
+    ("exposition/protobuf", "exposition/page"),
+    ("http/tls", "http/web"),
+    ("prober/tls/recording", "prober/tls"),
+];
+
+#[test]
+fn no_room_has_a_circle_inside() {
+    let mut rooms = rooms();
+    assert!(rooms["config/load"].contains("config/lint"), "{rooms:?}");
+    for (file, back) in LOOK_BACK {
+        let known = rooms.get_mut(*file).is_some_and(|named| named.remove(*back));
+        assert!(known, "`{file}` does not look back at `{back}`: take it off the list");
+    }
+    for start in rooms.keys() {
+        let mut seen: BTreeSet<&String> = BTreeSet::new();
+        let mut next: Vec<&String> = rooms[start].iter().collect();
+        while let Some(file) = next.pop() {
+            assert!(file != start, "`{start}` comes back to itself by {seen:?}");
+            if seen.insert(file) {
+                next.extend(&rooms[file]);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_vocabulary_knows_nothing_of_the_world() {
     for source in sources().iter().filter(|it| PURE.contains(&it.module.as_str())) {

@@ -104,6 +104,34 @@ fn a_configuration_is_checked_without_serving() {
 }
 
 #[test]
+fn a_check_says_what_is_wrong_with_both_files() {
+    let home = tempfile::tempdir().unwrap();
+    let (file, web) = (home.path().join("c.yml"), home.path().join("web.yml"));
+    std::fs::write(&file, "monitors:\n- host: a\n  port: 0\n").unwrap();
+    std::fs::write(&web, "tls_server_config: {cert_fil: a}\n").unwrap();
+    let flags = [
+        "--config.check".to_owned(),
+        format!("--config.file={}", file.display()),
+        format!("--web.config.file={}", web.display()),
+    ];
+    let flags = flags.each_ref().map(String::as_str);
+
+    let both = run(&flags);
+    std::fs::write(&file, "{}\n").unwrap();
+    let one = run(&flags);
+    std::fs::write(&web, "{}\n").unwrap();
+    let none = run(&flags);
+
+    assert_eq!(both.status.code(), Some(1), "{both:?}");
+    let said = text(&both.stderr);
+    assert!(said.contains("c.yml:3: monitors[0].port: invalid port `0`"), "{said}");
+    assert!(said.contains("web.yml") && said.contains("cert_fil"), "{said}");
+    assert_eq!(one.status.code(), Some(1), "{one:?}");
+    assert!(text(&one.stderr).contains("cert_fil"), "{one:?}");
+    assert_eq!(none.status.code(), Some(0), "{none:?}");
+}
+
+#[test]
 fn a_bad_configuration_ends_the_start() {
     let (status, log) = Exporter::new(EXPORTER).config("modules: 1\n").run(LIMIT);
 
