@@ -312,7 +312,6 @@ fn names_file(code: &str, room: &str, path: &str) -> bool {
 /// Who looks back at whom inside a room, to be opened: none may be added.
 const LOOK_BACK: &[(&str, &str)] = &[
     ("exposition/protobuf", "exposition/page"),
-    ("http/tls", "http/web"),
     ("prober/tls/recording", "prober/tls"),
 ];
 
