@@ -317,16 +317,17 @@ impl Prober {
             None => format!("connecting to {peer}"),
         });
         let begun = Instant::now();
-        let Connected { socket, kernel } = match connect::connect(peer, source, deadline).await {
-            Ok(connected) => connected,
-            Err(Failed { error, kernel, transfer }) => {
-                result.kernel = kernel;
-                let reset_is_ours = error.event == Event::Errno(libc::ECONNREFUSED)
-                    && connect::is_reset_ours(peer, source, begun.elapsed());
-                let phase = Phase::Connect;
-                return (None, Some(Ending { phase, error, transfer, reset_is_ours }));
-            }
-        };
+        let Connected { socket, kernel, reset } =
+            match connect::connect(peer, source, deadline).await {
+                Ok(connected) => connected,
+                Err(Failed { error, kernel, transfer }) => {
+                    result.kernel = kernel;
+                    let reset_is_ours = error.event == Event::Errno(libc::ECONNREFUSED)
+                        && connect::is_reset_ours(peer, source, begun.elapsed());
+                    let phase = Phase::Connect;
+                    return (None, Some(Ending { phase, error, transfer, reset_is_ours }));
+                }
+            };
         result.phases.connect = Some(begun.elapsed());
         result.kernel = kernel;
         journal.note(Level::Debug, || {
@@ -345,6 +346,13 @@ impl Prober {
         }
         if module.is_connect_only() {
             return (Some(connection), None);
+        }
+        if reset {
+            // Always told the same way, whichever comes first: the reset or our look at it.
+            let phase = if module.tls { Phase::Tls } else { Phase::Dialogue };
+            let detail = "the peer reset the connection right after the handshake";
+            let error = ProbeError::new(Event::Errno(libc::ECONNRESET), detail);
+            return (Some(connection), Some(Ending::new(phase, error)));
         }
         let context = Context { probe, tls: &self.tls, deadline };
         // Boxed: see above.

@@ -27,6 +27,8 @@ use crate::prober::{ProbeError, kernel};
 pub(super) struct Connected {
     pub(super) socket: ConnectedSocket,
     pub(super) kernel: Option<KernelView>,
+    /// The peer has reset the connection since.
+    pub(super) reset: bool,
 }
 
 /// Its socket.
@@ -73,7 +75,8 @@ pub(super) async fn connect(
     if peer.ip().is_loopback()
         && let Some(info) = kernel::tcp_info(&socket).filter(kernel::TcpInfoPrefix::is_connected)
     {
-        return Ok(Connected { socket: ConnectedSocket::Bare(socket), kernel: Some(info.view()) });
+        let (socket, kernel) = (ConnectedSocket::Bare(socket), Some(info.view()));
+        return Ok(Connected { socket, kernel, reset: false });
     }
     let stream = watch(socket)?;
     loop {
@@ -83,9 +86,17 @@ pub(super) async fn connect(
         let info = kernel::tcp_info(&stream);
         if info.is_some_and(|info| info.is_connected()) {
             let kernel = info.map(|info| info.view());
-            return Ok(Connected { socket: ConnectedSocket::Watched(stream), kernel });
+            let socket = ConnectedSocket::Watched(stream);
+            return Ok(Connected { socket, kernel, reset: false });
         }
         match stream.take_error() {
+            // In SYN_SENT a reset says ECONNREFUSED, and these two in states after the handshake
+            // only (`tcp_reset` in Linux): so the port was open.
+            Ok(Some(err)) if matches!(err.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
+                let kernel = info.map(|info| info.view());
+                let socket = ConnectedSocket::Watched(stream);
+                return Ok(Connected { socket, kernel, reset: true });
+            }
             Ok(Some(err)) | Err(err) => {
                 return Err(answered(&stream, peer, err.raw_os_error().unwrap_or(0)));
             }
@@ -95,7 +106,8 @@ pub(super) async fn connect(
             Err(Elapsed { stalled }) => return Err(silent(info, stalled)),
             // No `TCP_INFO`, as in some sandboxes: writable and no error is connected.
             Ok(Ok(())) if info.is_none() => {
-                return Ok(Connected { socket: ConnectedSocket::Watched(stream), kernel: None });
+                let socket = ConnectedSocket::Watched(stream);
+                return Ok(Connected { socket, kernel: None, reset: false });
             }
             // Woken by an entry of the error queue that did not end the connect.
             Ok(Ok(())) => {

@@ -164,3 +164,22 @@ async fn localhost_needs_no_name_server() {
     assert_eq!(result.outcome, Outcome::Success);
     assert_eq!(result.peer, Some(address));
 }
+
+#[tokio::test]
+async fn a_reset_right_after_the_handshake_has_one_outcome() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let socket = socket2::Socket::from(stream.unwrap());
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    });
+    let hold = Module { hold: Some(Duration::from_millis(200)), ..Module::connect("hold") };
+    for _ in 0..50 {
+        let result = probe(&target, &Module::connect("m"), TIMEOUT).await;
+        assert_eq!(result.outcome, Outcome::Success, "{result:?}");
+        let result = probe(&target, &hold, TIMEOUT).await;
+        assert_eq!(result.outcome, failure(Reason::Reset, Phase::Dialogue), "{result:?}");
+    }
+}
