@@ -789,7 +789,6 @@ def target():
             f"max by (region) (tcp_monitor_consecutive_failures{{{HERE}}} or instance_target:probe_failures:streak{{{HERE}}})",
             f"min by (region) (time() - (tcp_monitor_last_probe_timestamp_seconds{{{HERE}}} or instance_target:probe_success:timestamp{{{HERE}}}))",
             f"max by (region) (tcp_monitor_rtt_seconds{{{HERE}}} or probe_tcp_rtt_seconds{{{HERE}}})",
-            f"max by (region) (tcp_monitor_consecutive_successes{{{HERE}}})",
         ],
         [
             column("region", "Region"),
@@ -799,9 +798,8 @@ def target():
             column("Value #C", "Failures in a row", unit="none"),
             column("Value #D", "Last looked", unit="s"),
             column("Value #E", "Round trip", unit="s"),
-            column("Value #F", "Successes in a row", unit="none"),
         ],
-        ["region", "Value #A", "reason", "phase", "Value #C", "Value #F", "Value #D", "Value #E"],
+        ["region", "Value #A", "reason", "phase", "Value #C", "Value #D", "Value #E"],
         sort=("Verdict", False),
     )
     verdicts = timeline(

@@ -57,7 +57,7 @@ fn series_and_memory_of_prometheus_for_each_target() {
         PathBuf::from,
     );
     let mut config = format!(
-        "global: {{scrape_interval: 15s, evaluation_interval: 15s}}\n\
+        "global: {{scrape_interval: 15s, scrape_timeout: 15s, evaluation_interval: 15s}}\n\
          rule_files: [{}/*.yml]\nscrape_configs:\n  \
          - job_name: tcp-monitor\n    static_configs:\n",
         rules.display()
@@ -97,7 +97,7 @@ fn series_and_memory_of_prometheus_for_each_target() {
         let watched = f64::from(targets * regions);
         wait_until(Duration::from_secs(180), || match value("count(tcp_monitor_up)") {
             Ok(count) if count >= watched => Ok(()),
-            other => Err(format!("{other:?}")),
+            other => Err(format!("{other:?}; {}", prometheus.output())),
         });
         std::thread::sleep(Duration::from_secs(number("PEERS_COST_SECONDS", 180).into()));
         let status = std::fs::read_to_string(format!("/proc/{}/status", prometheus.id())).unwrap();
