@@ -1,7 +1,7 @@
 //! The single values of a configuration file: each knows how it is read, shown and described.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -793,24 +793,6 @@ pub(super) fn unescape(text: &str) -> Result<Vec<u8>, String> {
     }
     data.extend_from_slice(rest.as_bytes());
     Ok(data)
-}
-
-/// Bytes in the notation that [`unescape`] reads.
-pub(super) fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        match byte {
-            b'\\' => text.push_str("\\\\"),
-            b'\r' => text.push_str("\\r"),
-            b'\n' => text.push_str("\\n"),
-            b' '..=b'~' => text.push(char::from(byte)),
-            _ => {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "\\x{byte:02x}");
-            }
-        }
-    }
-    text
 }
 
 /// A list, or a single item without its brackets.

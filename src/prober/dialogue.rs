@@ -253,7 +253,8 @@ impl Connection {
             }
         };
         if let Some(bytes) = sent.filter(|it| !it.is_empty()) {
-            journal.note(Level::Debug, || format!("sending `{}`", journal::shown(&bytes)));
+            // Not what: it may be a password.
+            journal.note(Level::Debug, || format!("sending {} bytes", bytes.len()));
             self.send(&bytes, deadline).await.map_err(in_dialogue)?;
         }
         if step.starttls {

@@ -67,6 +67,28 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
+fn what_a_module_sends_is_never_shown() {
+    let config = "modules:\n  m:\n    prober: tcp\n    tcp:\n      query_response:\n        \
+                  - send: PASS TOPSECRET\n        - send_bytes: 'TOPSECRET\\r\\n'\n";
+    let exporter = Exporter::new(EXPORTER).config(config).flag("--log.prober=debug").start();
+    let listener = Listener::silent();
+
+    let debug = exporter.get(&format!("/probe?module=m&target={}&debug=true", listener.target()));
+
+    for text in [
+        debug.text(),
+        exporter.get("/config").text(),
+        exporter.get("/logs?id=0").text(),
+        exporter.get("/").text(),
+        exporter.log(),
+    ] {
+        assert!(!text.contains("TOPSECRET"), "{text}");
+    }
+    assert!(debug.text().contains("sending 15 bytes"), "{}", debug.text());
+    assert!(debug.text().contains("send: <secret>"), "{}", debug.text());
+}
+
+#[test]
 fn results_are_found_by_id_and_by_target() {
     let listener = Listener::silent();
     let closed = ClosedPort::new();
