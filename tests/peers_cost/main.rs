@@ -6,7 +6,6 @@
 //! with, `PEERS_COST_RULES` its rules, `PEERS_COST_SECONDS` how long the store fills.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-#![expect(clippy::print_stdout, reason = "figures for people")]
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -17,8 +16,13 @@ use harness::{Exporter, Process, http, peers, wait_until};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// What the environment says; as `tests/alerting_cost`, there are no arguments of its own.
+fn word(name: &str) -> Option<String> {
+    std::env::var_os(name).and_then(|text| text.into_string().ok())
+}
+
 fn number(name: &str, default: u32) -> u32 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    word(name).and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// A port of all loopback addresses that accepts and lets go.
@@ -41,7 +45,7 @@ fn exporter(targets: u32) -> Exporter {
             "  - {{name: monitor-{number}, host: {address}, port: {port}, labels: {labels}}}"
         );
     }
-    let program = std::env::var("PEERS_COST_EXPORTER");
+    let program = word("PEERS_COST_EXPORTER");
     let program = program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_tcp_probe_exporter"));
     Exporter::new(program).config(&config).start()
 }
@@ -68,7 +72,7 @@ fn series_and_memory_of_prometheus_for_each_target() {
             writeln!(config, "      - {{targets: ['{address}'], labels: {{region: r{region}}}}}");
     }
     for (shape, flags) in [("native", &["--enable-feature=native-histograms"][..]), ("text", &[])] {
-        if std::env::var("PEERS_COST_SHAPE").is_ok_and(|wanted| wanted != shape) {
+        if word("PEERS_COST_SHAPE").is_some_and(|wanted| wanted != shape) {
             continue;
         }
         let directory = TempDir::new().unwrap();
