@@ -64,9 +64,7 @@ const RULES: &[Rule] = &[
     rule(Reason::ExpectMismatch, |seen, _| seen.event == Event::ClosedAfterWords),
     rule(Reason::ClosedEarly, |seen, _| seen.event == Event::Closed),
 
-    // Names.
-    rule(Reason::DnsNxdomain, |seen, _| seen.event == Event::Lookup(Lookup::NoSuchName)),
-    rule(Reason::DnsNoAddress, |seen, _| seen.event == Event::Lookup(Lookup::NoAddress)),
+    // Our own name servers.
     rule(Reason::LocalResolver, |seen, _| seen.event == Event::Lookup(Lookup::NoResolver)),
 
     // Our link: no carrier, no route, or a gateway that does not even answer ARP or NDP. The
@@ -92,7 +90,9 @@ const RULES: &[Rule] = &[
     // We see nobody who should answer: whatever the target itself has not said is no finding.
     rule(Reason::LocalIsolated, |seen, ours| ours.sight == Sight::CutOff && !is_contact(seen)),
 
-    // Our name servers answer others.
+    // Names. A name server is not the target: what it says is believed where somebody is seen.
+    rule(Reason::DnsNxdomain, |seen, _| seen.event == Event::Lookup(Lookup::NoSuchName)),
+    rule(Reason::DnsNoAddress, |seen, _| seen.event == Event::Lookup(Lookup::NoAddress)),
     rule(Reason::DnsFailure, |seen, _| seen.event == Event::Lookup(Lookup::Failed)),
     rule(Reason::DnsTimeout, |seen, _| seen.event == Event::Lookup(Lookup::Unanswered)),
     // The name took most of the time, and one SYN is all that was left.
@@ -250,7 +250,7 @@ fn is_contact(seen: &Evidence) -> bool {
         Event::Icmp(IcmpError { offender, .. }) => {
             offender.is_some() && offender.map(|sender: IpAddr| sender.to_canonical()) == seen.peer
         }
-        Event::Lookup(lookup) => !matches!(lookup, Lookup::Failed | Lookup::Unanswered),
+        Event::Lookup(_) => false,
         _ if is_silence(seen) => {
             // The SYN is the first byte that is acknowledged.
             seen.transfer.is_some_and(|transfer| transfer.unacked == 0 && transfer.acknowledged > 1)

@@ -128,10 +128,15 @@ impl Observer {
         result: &mut ProbeResult,
         journal: &mut Journal,
     ) {
+        let machine = self.prober.machine();
         if !result.rests_on_sight {
+            if let (true, Some(peer)) = (result.outcome.is_success(), result.peer) {
+                // Canaries are not noted: one that comes back in the middle of a probe does not
+                // vouch for its first half.
+                machine.answered(peer, Instant::now().into_std());
+            }
             return;
         }
-        let machine = self.prober.machine();
         let found = result.outcome.cause().map_or("success", |(reason, _)| reason.as_str());
         let who = if self.config_handle.config().canaries.is_empty() {
             // A port that is shut by silence wants somebody who vouches for our sight.

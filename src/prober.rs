@@ -276,7 +276,6 @@ impl Prober {
             let now = Instant::now();
             result.duration = now.saturating_duration_since(begin.deadline.start);
             result.slept = self.slept(begin, now).all;
-            self.machine.answered(peer, now);
         }
         // A good probe leaves nothing to read at the usual level.
         let level = if result.outcome.is_success() { Level::Debug } else { Level::Info };

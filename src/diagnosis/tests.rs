@@ -150,8 +150,8 @@ fn before_the_network(table: &mut Table) {
 
 fn names(table: &mut Table) {
     for (name, lookup, expected) in [
-        ("no such name", Lookup::NoSuchName, "dns_nxdomain/resolve"),
-        ("no address", Lookup::NoAddress, "dns_no_address/resolve"),
+        ("no such name", Lookup::NoSuchName, "~dns_nxdomain/resolve"),
+        ("no address", Lookup::NoAddress, "~dns_no_address/resolve"),
         ("servers fail", Lookup::Failed, "~dns_failure/resolve"),
         ("servers silent", Lookup::Unanswered, "~dns_timeout/resolve"),
         ("no servers", Lookup::NoResolver, "local_resolver/resolve"),
@@ -405,7 +405,7 @@ fn expectations(table: &mut Table) {
             Closed,
             seen(Phase::Resolve, Event::Lookup(Lookup::NoSuchName)),
             ours(),
-            "dns_nxdomain/resolve",
+            "~dns_nxdomain/resolve",
         ),
     ] {
         table.row(&format!("{expect:?} expected: {name}"), expecting(expect, seen), ours, expected);
@@ -566,7 +566,7 @@ fn sleep(table: &mut Table) {
         (
             "no such name",
             seen(Phase::Resolve, Event::Lookup(Lookup::NoSuchName)),
-            "dns_nxdomain/resolve",
+            "~dns_nxdomain/resolve",
         ),
         ("untrusted", seen(Phase::Tls, Event::Tls(TlsFault::Untrusted)), "tls_untrusted/tls"),
         ("no permission", connect(Event::CallFailed(libc::EMFILE)), "local_resources/connect"),
@@ -609,7 +609,7 @@ fn sight(table: &mut Table) {
         (
             "no such name",
             seen(Phase::Resolve, Event::Lookup(Lookup::NoSuchName)),
-            "dns_nxdomain/resolve",
+            "~local_isolated/resolve",
         ),
         (
             "no servers",
