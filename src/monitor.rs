@@ -118,6 +118,8 @@ pub struct Policy {
     pub module: Arc<Module>,
     /// Time between two starts. Invariant: [`MIN_INTERVAL`] ≤ interval ≤ [`MAX_INTERVAL`].
     pub interval: Duration,
+    /// Time between two starts while the target is down. Invariant: not longer than the interval.
+    pub down_interval: Duration,
     /// One deadline over a whole probe. Invariant: shorter than the interval.
     pub timeout: Duration,
     /// What it takes to believe a change.
@@ -260,6 +262,7 @@ pub(crate) mod tests {
             policy: Arc::new(Policy {
                 module: Arc::new(Module::connect("tcp_connect")),
                 interval: Duration::from_secs(60),
+                down_interval: Duration::from_secs(60),
                 timeout: Duration::from_secs(10),
                 confirm: Confirm {
                     thresholds: Thresholds {

@@ -16,10 +16,11 @@ use crate::config::schema::{MonitorKeys, TargetGroupKeys};
 use crate::config::yaml::{Kind, Node, Pair, excerpt};
 
 /// What `__tcp_KEY` sets, and the mapping within a monitor that holds it.
-const KEYS: [(&str, Option<&str>, &str); 16] = [
+const KEYS: [(&str, Option<&str>, &str); 17] = [
     ("name", None, "name"),
     ("module", None, "module"),
     ("interval", None, "interval"),
+    ("down_interval", None, "down_interval"),
     ("timeout", None, "timeout"),
     ("slow", None, "slow"),
     ("slo", None, "slo"),

@@ -31,6 +31,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two probes while a change is unconfirmed, where nothing says otherwise.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest time between two probes of a target that is down, unless its timeout asks for more.
+const DOWN_INTERVAL: Duration = Duration::from_secs(60);
 /// Failures that confirm, where nothing says otherwise.
 const FAILURES: NonZeroU32 = NonZeroU32::new(3).expect("three is not zero");
 /// The module where nothing says otherwise.
@@ -69,6 +71,7 @@ type Labels = BTreeMap<Arc<str>, Arc<str>>;
 pub(super) struct OwnPolicy {
     module: Option<Arc<str>>,
     interval: Option<Duration>,
+    down_interval: Option<Duration>,
     timeout: Option<Duration>,
     failures: Option<NonZeroU32>,
     successes: Option<NonZeroU32>,
@@ -227,6 +230,7 @@ impl Drafts {
         let own = OwnPolicy {
             module: keys.module.map(|text| self.share(&text.0)),
             interval: keys.interval.map(|interval| interval.0),
+            down_interval: keys.down_interval.map(|interval| interval.0),
             timeout: keys.timeout.map(|span| span.0),
             failures: confirm.failures.map(|count| count.0),
             successes: confirm.successes.map(|count| count.0),
@@ -478,6 +482,23 @@ fn policy(
         origin.error(key, message, report);
         return None;
     }
+    let down_interval = match own.down_interval.or(defaults.down_interval) {
+        None => DOWN_INTERVAL.max(timeout * 2).min(interval),
+        // What `defaults` says is meant for many intervals and timeouts.
+        Some(given) if own.down_interval.is_none() => given.max(timeout * 2).min(interval),
+        Some(given) if given <= timeout || given > interval => {
+            let message = format!(
+                "invalid down_interval {}: must be longer than the timeout of {} and not longer \
+                 than the interval of {}",
+                duration::prometheus(given),
+                duration::prometheus(timeout),
+                duration::prometheus(interval)
+            );
+            origin.error(&["down_interval"], message, report);
+            return None;
+        }
+        Some(given) => given,
+    };
     let retry_interval = own
         .retry_interval
         .or(defaults.retry_interval)
@@ -487,6 +508,7 @@ fn policy(
     Some(Policy {
         module,
         interval,
+        down_interval,
         timeout,
         confirm: Confirm {
             thresholds: Thresholds {

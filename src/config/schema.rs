@@ -191,6 +191,9 @@ pub(super) struct DefaultsKeys {
     pub(super) module: Option<Text>,
     /// Time between two probes of a target. Default: 1m.
     pub(super) interval: Option<Interval>,
+    /// The same of a target that is down. Default: 1m or the interval, whichever is shorter, but
+    /// at least twice the timeout.
+    pub(super) down_interval: Option<Interval>,
     /// Longest duration of a probe, shorter than the interval. Default: the module's, else 10s;
     /// not more than four fifths of the interval.
     pub(super) timeout: Option<Span>,
@@ -221,6 +224,7 @@ impl From<DefaultsKeys> for MonitorKeys {
         let DefaultsKeys {
             module,
             interval,
+            down_interval,
             timeout,
             confirm,
             slow,
@@ -231,7 +235,18 @@ impl From<DefaultsKeys> for MonitorKeys {
             buckets: _,
             series: _,
         } = defaults;
-        Self { module, interval, timeout, confirm, slow, slo, addresses, labels, ..Self::default() }
+        Self {
+            module,
+            interval,
+            down_interval,
+            timeout,
+            confirm,
+            slow,
+            slo,
+            addresses,
+            labels,
+            ..Self::default()
+        }
     }
 }
 
@@ -253,6 +268,9 @@ pub(super) struct MonitorKeys {
     pub(super) module: Option<Text>,
     /// Time between two probes of a target. Default: that of `defaults`.
     pub(super) interval: Option<Interval>,
+    /// The same of a target that is down, between the timeout and the interval. Default: that of
+    /// `defaults`.
+    pub(super) down_interval: Option<Interval>,
     /// Longest duration of a probe, shorter than the interval. Default: that of `defaults`.
     pub(super) timeout: Option<Span>,
     /// What it takes to change state.

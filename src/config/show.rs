@@ -219,6 +219,7 @@ fn monitor_keys(monitor: &Monitor) -> MonitorKeys {
         ports,
         module: text(&monitor.module.name),
         interval: Some(Interval(monitor.interval)),
+        down_interval: Some(Interval(monitor.down_interval)),
         timeout: Some(Span(monitor.timeout)),
         confirm: Some(ConfirmKeys {
             failures: Some(Count(confirm.thresholds.failures)),

@@ -11,8 +11,9 @@
 //!
 //! A *regular* run is due when the wall-clock time, divided by the interval, leaves the remainder
 //! `hash(target)`: spread evenly, the same after a restart, free of drift. An *extra* run is due
-//! before that: the first one of a new target, and a re-check, `retry_interval` after the end of a
-//! run that left the verdict in doubt. Whichever is due first is the next run, so that a regular
+//! before that: the first one of a new target; a re-check, `retry_interval` after the end of a run
+//! that left the verdict in doubt; and, while the target is down, `down_interval` after the last
+//! start. Whichever is due first is the next run, so that a regular
 //! run takes the place of a re-check and never more than one of them is pending.
 //!
 //! Two starts of a target are never nearer than `retry_interval`, or than its interval if that is
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use crate::monitor::{Policy, Target};
 use crate::outcome::{Outcome, Reason};
-use crate::verdict::HealthState;
+use crate::verdict::{HealthState, Verdict};
 
 /// Within this time after it was added, a target is probed for the first time.
 const FIRST_RUN_WITHIN: Duration = Duration::from_secs(30);
@@ -187,6 +188,7 @@ pub(super) struct Started {
     pub(super) job: JobId,
     /// When it was due.
     pub(super) due: Tick,
+    at: Tick,
     suspect: bool,
 }
 
@@ -326,7 +328,7 @@ impl Machine {
         job.earliest = now.after(job.distance());
         self.in_flight += 1;
         self.suspects_in_flight += usize::from(suspect);
-        Some(Started { job: id, due, suspect })
+        Some(Started { job: id, due, at: now, suspect })
     }
 
     /// A run is over, and `outcome` has been taken into account in `health`. Returns how many
@@ -349,8 +351,12 @@ impl Machine {
             Some((Reason::Timeout | Reason::TlsTimeout | Reason::ExpectTimeout, _))
         );
         let skipped = job.pass(now);
-        let recheck = now.after(job.policy.confirm.retry_interval);
-        let due = job.choose(health.is_in_doubt().then_some(recheck));
+        let extra = if health.is_in_doubt() {
+            Some(now.after(job.policy.confirm.retry_interval))
+        } else {
+            (health.verdict() == Verdict::Down).then(|| started.at.after(job.policy.down_interval))
+        };
+        let due = job.choose(extra);
         self.due.push(Reverse((due, started.job)));
         skipped
     }
