@@ -16,20 +16,33 @@
 //! http ─▶ request ─▶ observer (access, canaries) ─▶ exposition ─▶ http
 //! ```
 //!
-//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `evidence`,
-//! `circumstances`, `verdict`, `access`) and the judgement (`diagnosis`);
-//! the edges (`config`, `config_handle`, `machine`, `prober`, `canaries`,
-//! `observer`); memory and motion (`store`, `scheduler`,
-//! `telemetry`); the surface (`exposition`, `http`); the process (`cli`, `settings`, `limits`,
-//! `log`).
+//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `path`, `evidence`,
+//! `circumstances`, `verdict`, `access`) and the judgement (`diagnosis`); the edges (`files`,
+//! `config`, `config_handle`, `machine`, `prober`, `canaries`, `observer`); memory and motion
+//! (`store`, `scheduler`, `telemetry`); the surface (`exposition`, `http`); the process (`cli`,
+//! `settings`, `limits`, `log`).
 //!
 //! # Invariants
 //!
 //! * The vocabulary does no I/O and reads no clock.
-//! * Only `diagnosis` names a reason; only `prober` opens outgoing connections; only `exposition` knows metric names; only `cli`
-//!   and `main` know clap; only `config` and the web configuration derive `Deserialize`.
+//! * Only `diagnosis` names a reason; only `prober` opens outgoing connections; only `files` opens
+//!   files; only `exposition` knows metric names; only `cli` and `main` know clap; only `config`
+//!   and the web configuration derive `Deserialize`.
 //! * Nothing is global but the log: what a task needs is handed to it.
 //! * Every task has an owner that stops it. Dropping [`run`] stops them all.
+//!
+//! # Glossary
+//!
+//! * **module**: how to probe; **monitor**: a configured entry; **target**: one of its `host:port`.
+//! * **probe**: one attempt; **evidence**: what it saw; **circumstances**: what was wrong here.
+//! * **diagnosis**: the judgement of both; **outcome**: success, failure or inconclusive.
+//! * **reason**: why, from a closed set; **phase**: in which part; **place**: where on the way.
+//! * **verdict**: up, down or unknown after confirmation; **health state**: it and its streaks.
+//! * **re-check**: a probe before the next regular one, while a change is unconfirmed.
+//! * **canary**: a target that is always up from here; **observer**: who asks it before blaming.
+//! * **path**, **hop**: the routers on the way to a target.
+//! * **policy**: interval, timeout, confirmation and objective of a monitor.
+//! * **region**: where an exporter runs; known to Prometheus, never to the exporter.
 
 use std::future::Future;
 use std::io;

@@ -4,7 +4,7 @@
 //! It runs on a thread and a runtime of its own, so that a scrape never delays a probe. Dropping
 //! [`run`] ends all probes.
 //!
-//! When it is time is for [`machine`] to decide; here is what it must not do: wait, probe, write
+//! When it is time is for [`jobs`] to decide; here is what it must not do: wait, probe, write
 //! to the store, log. Whatever is late is late by our own fault: it is measured, and never charged
 //! to the target.
 
@@ -22,12 +22,12 @@ use tracing::{debug, info};
 use crate::address::Address;
 use crate::monitor::{SeriesOptions, Target};
 use crate::outcome::ProbeResult;
-use crate::scheduler::machine::{Clock, Machine, Started, Tick};
+use crate::scheduler::jobs::{Clock, Jobs, Started, Tick};
 use crate::store::{AddressResult, Moment, Row, Store};
 use crate::telemetry::{ModuleCounters, Telemetry};
 use crate::verdict::HealthState;
 
-mod machine;
+mod jobs;
 pub mod probing;
 
 /// Starts between two looks at the sockets: many would make the first of them wait for the last.
@@ -99,7 +99,7 @@ pub async fn run<P: Probing>(
             }
             () = &mut alarm, if next.is_some() => scheduler.wake(),
             // Runs were left over by the last batch: let the sockets have their turn first.
-            () = tokio::task::yield_now(), if scheduler.machine.can_start() => {}
+            () = tokio::task::yield_now(), if scheduler.jobs.can_start() => {}
         }
         for _ in 0..BATCH {
             let Some((running, row)) = scheduler.start() else { break };
@@ -114,7 +114,7 @@ pub async fn run<P: Probing>(
     }
 }
 
-/// A target with a job of the machine.
+/// A target with a job.
 #[derive(Debug)]
 struct Watched {
     row: Arc<Row>,
@@ -127,11 +127,11 @@ struct Running {
     counters: Arc<ModuleCounters>,
 }
 
-/// Carries out what the machine decides.
+/// Carries out what the jobs decide.
 struct Scheduler {
     store: Arc<Store>,
     telemetry: Arc<Telemetry>,
-    machine: Machine,
+    jobs: Jobs,
     /// By [`JobId`].
     watched: Vec<Option<Watched>>,
     /// The zero of every [`Tick`].
@@ -140,8 +140,8 @@ struct Scheduler {
 
 impl Scheduler {
     fn new(store: Arc<Store>, telemetry: Arc<Telemetry>, limit: usize) -> Self {
-        let (machine, watched) = (Machine::new(limit), Vec::new());
-        Self { store, telemetry, machine, watched, origin: Instant::now() }
+        let (jobs, watched) = (Jobs::new(limit), Vec::new());
+        Self { store, telemetry, jobs, watched, origin: Instant::now() }
     }
 
     /// Takes over a plan: what is probed as before keeps its state, its streaks and its phase.
@@ -173,7 +173,7 @@ impl Scheduler {
         }
         let clock = Clock { now: self.tick(Instant::now()), wall: wall_clock() };
         let watched = &self.watched;
-        self.machine.update(|job| Some(&watched[job.index()].as_ref()?.row.target), clock);
+        self.jobs.update(|job| Some(&watched[job.index()].as_ref()?.row.target), clock);
         for row in added {
             self.add(&row, clock);
             rows.push(row);
@@ -198,7 +198,7 @@ impl Scheduler {
 
     fn add(&mut self, row: &Arc<Row>, clock: Clock) {
         let counters = self.telemetry.module(&row.target.monitor.module.name);
-        let place = self.machine.add(&row.target, clock).index();
+        let place = self.jobs.add(&row.target, clock).index();
         if place >= self.watched.len() {
             self.watched.resize_with(place + 1, || None);
         }
@@ -212,18 +212,18 @@ impl Scheduler {
     }
 
     fn next(&self) -> Option<Instant> {
-        self.machine.next().map(|Tick(nanos)| self.origin + Duration::from_nanos(nanos))
+        self.jobs.next().map(|Tick(nanos)| self.origin + Duration::from_nanos(nanos))
     }
 
     fn wake(&mut self) {
-        let missed = self.machine.wake(self.tick(Instant::now()));
+        let missed = self.jobs.wake(self.tick(Instant::now()));
         self.count_skipped(missed);
     }
 
     /// The next probe that may start, if there is a free place for it.
     fn start(&mut self) -> Option<(Running, Arc<Row>)> {
         let now = self.tick(Instant::now());
-        let started = self.machine.start(now)?;
+        let started = self.jobs.start(now)?;
         let Watched { row, counters } = self.watched.get(started.job.index())?.as_ref()?;
         let (row, counters) = (Arc::clone(row), Arc::clone(counters));
         self.telemetry.in_flight.inc();
@@ -242,7 +242,7 @@ impl Scheduler {
             None => HealthState::default(),
         };
         let now = self.tick(Instant::now());
-        let skipped = self.machine.finished(started, now, outcome, health);
+        let skipped = self.jobs.finished(started, now, outcome, health);
         self.count_skipped(skipped);
     }
 

@@ -1,4 +1,4 @@
-//! The machine in simulated time: histories of an hour take milliseconds.
+//! Jobs in simulated time: histories of an hour take milliseconds.
 
 use std::cell::Cell;
 use std::num::NonZeroU32;
@@ -96,16 +96,16 @@ fn run(history: &History) -> Seen {
         failures: NonZeroU32::new(history.failures).unwrap(),
         successes: NonZeroU32::new(history.successes).unwrap(),
     };
-    let mut machine = Machine::new(8);
-    machine.add(&target, Clock { now: Tick(0), wall: history.begin });
+    let mut jobs = Jobs::new(8);
+    jobs.add(&target, Clock { now: Tick(0), wall: history.begin });
     let (mut seen, mut health) = (Seen::default(), HealthState::default());
     let mut in_flight: Option<(Started, Tick, Outcome)> = None;
     loop {
-        let pending = machine.due.len() + machine.ready.len() + machine.ready_suspects.len();
+        let pending = jobs.due.len() + jobs.ready.len() + jobs.ready_suspects.len();
         seen.most_pending = seen.most_pending.max(pending + usize::from(in_flight.is_some()));
         let now = match &in_flight {
             Some((_, end, _)) => *end,
-            None => machine.next().expect("a target is never forgotten"),
+            None => jobs.next().expect("a target is never forgotten"),
         };
         if now > HOUR {
             return seen;
@@ -115,10 +115,10 @@ fn run(history: &History) -> Seen {
             if change.is_some_and(|change| change.to == Verdict::Down) {
                 seen.down = Some(now);
             }
-            machine.finished(&started, now, outcome, health);
+            jobs.finished(&started, now, outcome, health);
         } else {
-            machine.wake(now);
-            let Some(started) = machine.start(now) else { continue };
+            jobs.wake(now);
+            let Some(started) = jobs.start(now) else { continue };
             let (mut letter, mut part) = history.probes[seen.starts.len() % history.probes.len()];
             if history.outage.is_some_and(|outage| now.since(Tick(0)) >= outage) {
                 (letter, part) = ('x', 1000);

@@ -85,7 +85,7 @@ impl Clock {
     }
 }
 
-/// A job of the machine. Given to another target once its own is removed and nothing of it is in
+/// A job in the table. Given to another target once its own is removed and nothing of it is in
 /// flight.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct JobId(u32);
@@ -181,7 +181,7 @@ struct Ready {
     due: Tick,
 }
 
-/// A run in flight. To be given back to [`Machine::finished`].
+/// A run in flight. To be given back to [`Jobs::finished`].
 #[derive(Debug)]
 pub(super) struct Started {
     /// Whose run it is.
@@ -194,7 +194,7 @@ pub(super) struct Started {
 
 /// All jobs, and the places for probes in flight.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct Jobs {
     jobs: Vec<Option<Job>>,
     free: Vec<JobId>,
     /// Invariant: one entry for every job that is neither ready nor in flight.
@@ -207,7 +207,7 @@ pub(super) struct Machine {
     suspects_in_flight: usize,
 }
 
-impl Machine {
+impl Jobs {
     /// No jobs. `limit` bounds the probes in flight; targets that last timed out may take three
     /// quarters of it, so that a fleet of black holes never delays a healthy target.
     pub(super) fn new(limit: usize) -> Self {
@@ -280,7 +280,7 @@ impl Machine {
         ready_suspects.retain(|run| unless_removed(jobs, free, run.job).is_some());
     }
 
-    /// When the machine wants to be woken.
+    /// When the next run is due.
     pub(super) fn next(&self) -> Option<Tick> {
         self.due.peek().map(|Reverse((at, _))| *at)
     }
