@@ -195,7 +195,7 @@ pub(super) struct Started {
 /// All jobs, and the places for probes in flight.
 #[derive(Debug)]
 pub(super) struct Jobs {
-    jobs: Vec<Option<Job>>,
+    table: Vec<Option<Job>>,
     free: Vec<JobId>,
     /// Invariant: one entry for every job that is neither ready nor in flight.
     due: BinaryHeap<Reverse<(Tick, JobId)>>,
@@ -212,7 +212,7 @@ impl Jobs {
     /// quarters of it, so that a fleet of black holes never delays a healthy target.
     pub(super) fn new(limit: usize) -> Self {
         Self {
-            jobs: Vec::new(),
+            table: Vec::new(),
             free: Vec::new(),
             due: BinaryHeap::new(),
             ready: VecDeque::new(),
@@ -238,11 +238,11 @@ impl Jobs {
         };
         let due = job.choose(Some(first));
         let id = if let Some(id) = self.free.pop() {
-            self.jobs[id.index()] = Some(job);
+            self.table[id.index()] = Some(job);
             id
         } else {
-            self.jobs.push(Some(job));
-            JobId(u32::try_from(self.jobs.len() - 1).unwrap_or(u32::MAX))
+            self.table.push(Some(job));
+            JobId(u32::try_from(self.table.len() - 1).unwrap_or(u32::MAX))
         };
         self.due.push(Reverse((due, id)));
         id
@@ -255,7 +255,7 @@ impl Jobs {
         target: impl Fn(JobId) -> Option<&'t Target>,
         clock: Clock,
     ) {
-        for (index, job) in (0..).zip(&mut self.jobs) {
+        for (index, job) in (0..).zip(&mut self.table) {
             let Some(job) = job else { continue };
             let Some(target) = target(JobId(index)) else {
                 job.removed = true;
@@ -266,7 +266,7 @@ impl Jobs {
             }
             job.policy = Arc::clone(&target.monitor.policy);
         }
-        let Self { jobs, free, ready, ready_suspects, .. } = self;
+        let Self { table: jobs, free, ready, ready_suspects, .. } = self;
         let mut due = std::mem::take(&mut self.due).into_vec();
         due.retain_mut(|Reverse((at, id))| match unless_removed(jobs, free, *id) {
             Some(job) => {
@@ -290,7 +290,7 @@ impl Jobs {
     pub(super) fn wake(&mut self, now: Tick) -> u64 {
         let (mut early, mut missed) = (0, 0);
         while let Some(&Reverse((due, id))) = self.due.peek() {
-            let Some(job) = self.jobs.get_mut(id.index()).and_then(Option::as_mut) else { break };
+            let Some(job) = self.table.get_mut(id.index()).and_then(Option::as_mut) else { break };
             if due > now {
                 if early == EARLY || !job.may_start_early(due, now) {
                     break;
@@ -324,7 +324,7 @@ impl Jobs {
         let suspect = self.ready.is_empty();
         let queue = if suspect { &mut self.ready_suspects } else { &mut self.ready };
         let Ready { job: id, due } = queue.pop_front()?;
-        let job = self.jobs.get_mut(id.index())?.as_mut()?;
+        let job = self.table.get_mut(id.index())?.as_mut()?;
         job.earliest = now.after(job.distance());
         self.in_flight += 1;
         self.suspects_in_flight += usize::from(suspect);
@@ -343,7 +343,7 @@ impl Jobs {
     ) -> u64 {
         self.in_flight -= 1;
         self.suspects_in_flight -= usize::from(started.suspect);
-        let Some(job) = unless_removed(&mut self.jobs, &mut self.free, started.job) else {
+        let Some(job) = unless_removed(&mut self.table, &mut self.free, started.job) else {
             return 0;
         };
         job.suspect = matches!(
