@@ -87,6 +87,10 @@ const RULES: &[Rule] = &[
     rule(Reason::LocalFirewall, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|sent| sent.unacked > 0
         && sent.resent > 0 && sent.resent_out == 0 && (sent.backoff > 0 || seen.phase == Phase::Connect))),
 
+    // Data that the output chain drops at once stays unsent, though the peer would take it.
+    rule(Reason::LocalFirewall, |seen, _| is_silence(seen) && seen.transfer.is_some_and(|sent| sent.unacked == 0
+        && sent.unsent > 0 && sent.window >= sent.unsent)),
+
     // We see nobody who should answer: whatever the target itself has not said is no finding.
     rule(Reason::LocalIsolated, |seen, ours| ours.sight == Sight::CutOff && !is_contact(seen)),
 

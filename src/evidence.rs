@@ -137,6 +137,10 @@ pub struct Transfer {
     pub backoff: u32,
     /// Bytes acknowledged; the SYN counts as one (`tcpi_bytes_acked`).
     pub acknowledged: u64,
+    /// Bytes that were not sent yet (`tcpi_notsent_bytes`).
+    pub unsent: u32,
+    /// Bytes that the peer would take (`tcpi_snd_wnd`).
+    pub window: u32,
     /// Segments that came with a gap before them (`tcpi_rcv_ooopack`).
     pub out_of_order: u32,
 }

@@ -74,8 +74,16 @@ fn expecting(expect: ExpectConnect, seen: Evidence) -> Evidence {
 }
 
 /// Bytes of ours were taken, and nothing is under way.
-const TAKEN: Transfer =
-    Transfer { unacked: 0, resent_out: 0, resent: 0, backoff: 0, acknowledged: 6, out_of_order: 0 };
+const TAKEN: Transfer = Transfer {
+    unacked: 0,
+    resent_out: 0,
+    resent: 0,
+    backoff: 0,
+    acknowledged: 6,
+    unsent: 0,
+    window: 1000,
+    out_of_order: 0,
+};
 /// Bytes of ours are sent again and again.
 const SWALLOWED: Transfer =
     Transfer { unacked: 1, resent_out: 1, resent: 3, backoff: 2, acknowledged: 1, ..TAKEN };
@@ -360,6 +368,19 @@ fn firewall(table: &mut Table) {
     table.row("data sent again once in vain", moving(once, talk), quick, "local_firewall/dialogue");
     let shut = Transfer { unacked: 0, resent_out: 0, ..SWALLOWED };
     table.row("a window shut after loss", moving(shut, talk), quick, "~expect_timeout/dialogue");
+    let kept = Transfer { unsent: 1000, ..TAKEN };
+    table.row("data that cannot be sent", moving(kept, talk), quick, "local_firewall/dialogue");
+    let byte = Transfer { unsent: 1, ..TAKEN };
+    table.row("a byte that cannot be sent", moving(byte, talk), quick, "local_firewall/dialogue");
+    let full = Transfer { unsent: 1001, ..TAKEN };
+    table.row("more than the peer takes", moving(full, talk), quick, "expect_timeout/dialogue");
+    let waiting = Transfer { unsent: 10, ..SWALLOWED };
+    table.row(
+        "more waits behind what is lost",
+        moving(waiting, talk),
+        quick,
+        "~unacknowledged/dialogue",
+    );
     // A tail loss probe is counted as sent again, and not as out.
     let probe = Transfer { resent: 1, resent_out: 0, backoff: 0, ..SWALLOWED };
     table.row("a tail loss probe", moving(probe, talk), quick, "~expect_timeout/dialogue");

@@ -121,9 +121,9 @@ pub(super) async fn connect(
 }
 
 /// A reset that takes longer came from elsewhere.
-const RESET_HERE: Duration = Duration::from_millis(2);
+const RESET_HERE: Duration = Duration::from_millis(20);
 /// Tries to find a moment without other traffic.
-const TRIES: usize = 2;
+const TRIES: usize = 5;
 
 /// Whether a reset that came so quickly was made by this machine, as its output chain does with
 /// `reject with tcp reset`: the kernel hands it in within the call that connects, and nothing
@@ -133,19 +133,22 @@ pub(super) fn is_reset_ours(peer: SocketAddr, source: Option<IpAddr>, took: Dura
     if took > RESET_HERE || peer.ip().is_loopback() {
         return false;
     }
-    (0..TRIES).any(|_| {
+    for _ in 0..TRIES {
         let mut refused_within = false;
         let stays_inside = Machine::stays_inside(peer, || {
             let Ok(socket) = open(peer, source) else { return };
             let _ = socket.connect(&SockAddr::from(peer));
             refused_within = kernel::tcp_info(&socket).is_some_and(|info| info.is_closed());
         });
-        stays_inside && refused_within
-    })
+        if stays_inside || !refused_within {
+            return stays_inside && refused_within;
+        }
+    }
+    false
 }
 
 /// A socket that is ready to connect.
-fn open(peer: SocketAddr, source: Option<IpAddr>) -> Result<Socket, Failed> {
+fn open(peer: SocketAddr, source: Option<IpAddr>) -> Result<Socket, ProbeError> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(peer), kind, Some(Protocol::TCP))
         .map_err(|err| call_failed(&err))?;
@@ -160,9 +163,7 @@ fn open(peer: SocketAddr, source: Option<IpAddr>) -> Result<Socket, Failed> {
         if let Err(err) = socket.bind(&SockAddr::from(SocketAddr::new(source, 0))) {
             let detail = format!("cannot bind source address {source}: {err}");
             let errno = err.raw_os_error();
-            return Err(
-                ProbeError { errno, ..ProbeError::new(Event::Misconfigured, detail) }.into()
-            );
+            return Err(ProbeError { errno, ..ProbeError::new(Event::Misconfigured, detail) });
         }
     }
     Ok(socket)

@@ -53,6 +53,7 @@ pub struct TcpInfoLong {
     pacing_rates: [u64; 2],
     bytes_acked: u64,
     bytes_received: u64,
+    /// `tcpi_segs_out`, `tcpi_segs_in`, `tcpi_notsent_bytes`, `tcpi_min_rtt`.
     segments: [u32; 4],
     data_segments: [u32; 2],
     rates_and_times: [u64; 4],
@@ -125,6 +126,8 @@ pub(super) fn transfer(socket: &impl AsFd) -> Option<Transfer> {
     let info = getsockopt(socket, TcpInfoOfNewKernels).ok()?;
     Some(Transfer {
         acknowledged: info.bytes_acked,
+        unsent: info.segments[2],
+        window: info.snd_wnd,
         out_of_order: info.rcv_ooopack,
         ..info.prefix.transfer()
     })

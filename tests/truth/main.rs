@@ -3,8 +3,7 @@
 //!
 //! A row is a test: `tests/run --test truth -- gateway_silent`. The truth is what was broken, not
 //! what the exporter can know; what nobody can know from where it stands is no row but a line of
-//! the README. `TRUTH_COMPARE=FILE` asks `blackbox_exporter` beside and writes the table of both
-//! as Markdown.
+//! the README. `TRUTH_TABLE=FILE` writes the table.
 
 #![expect(clippy::print_stderr, reason = "the table is what the suite is for")]
 
@@ -32,7 +31,10 @@ mod table;
 const EXPORTER: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
 /// Rows at once. A row is mostly waiting: for timeouts, for neighbours, for the next run.
 const AT_ONCE: usize = 16;
-/// Rows that do not hold yet; run them with `--ignored`.
+/// Rows that do not hold yet; run them with `--ignored`. Why: the first two and the last two are
+/// not known to the kernel at that moment (an address that is gone looks like a router's word, an
+/// entry of a neighbour fails after three seconds); nobody has been silent yet when the third is
+/// asked; the kernel does not keep the sender of an ICMP error for data.
 const OPEN: &[&str] = &[
     "address_gone",
     "answers_dropped_here_tcp",
@@ -40,12 +42,6 @@ const OPEN: &[&str] = &[
     "data_prohibited",
     "gateway_found_silent",
     "gateway_silent",
-    "own_drop_of_data",
-    "own_reset",
-    "own_reset_closed_expected",
-    "own_reset_refused_expected",
-    "resolver_fails",
-    "resolver_refuses",
 ];
 
 fn main() -> ExitCode {

@@ -27,8 +27,10 @@ const MAX_DATAGRAM: u16 = 1232;
 const CONTROL_LIMIT: Duration = Duration::from_secs(1);
 /// The times at which the control question is sent again.
 const CONTROL_WAITS: [Duration; 2] = [Duration::from_millis(300), CONTROL_LIMIT];
-/// How long a sane answer, or an error to everybody, is held to be the server's present state.
+/// How long others are asked before a server that did not answer.
 const MEMORY: Duration = Duration::from_secs(30);
+/// How long the answer to the control question is held to be the server's present state.
+const CONTROL_MEMORY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Server {
@@ -107,7 +109,7 @@ impl Server {
             Ok(message) => match code_of(&message) {
                 0 | 3 => Ok(message),
                 code => {
-                    let to_everybody = self.fails_everybody(code, question.deadline).await;
+                    let to_everybody = self.fails_everybody(code, begun, question.deadline).await;
                     Err(unanswered(Said::Error { code, to_everybody }, false))
                 }
             },
@@ -138,15 +140,15 @@ impl Server {
         }
     }
 
-    /// Whether the control question gets this error too, and nobody got anything better lately.
-    async fn fails_everybody(&self, code: u16, deadline: Deadline) -> bool {
-        let is_recent = |moment: Instant| moment.elapsed() < MEMORY;
+    /// Whether the control question gets this error too, and nobody got anything better since
+    /// `begun`.
+    async fn fails_everybody(&self, code: u16, begun: Instant, deadline: Deadline) -> bool {
         let known = |health: Health| {
-            if health.sane.is_some_and(is_recent) {
+            if health.sane.is_some_and(|sane| sane > begun) {
                 return Some(false);
             }
             let (at, control) = health.control?;
-            is_recent(at).then_some(control == code)
+            (at.elapsed() < CONTROL_MEMORY).then_some(control == code)
         };
         let health = *self.health();
         if let Some(known) = known(health) {
