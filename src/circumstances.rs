@@ -31,6 +31,8 @@ pub struct Way {
     pub interface: u32,
     /// The router that the packets go to; none on the peer's own network.
     pub gateway: Option<IpAddr>,
+    /// The address that packets leave from.
+    pub source: Option<IpAddr>,
     /// What the kernel knows of the gateway, or of the peer where there is none.
     pub neighbour: Neighbour,
 }

@@ -71,6 +71,8 @@ const RULES: &[Rule] = &[
     // kernel then says host unreachable in our own name (`arp_error_report`), after three seconds.
     rule(Reason::LocalGateway, |seen, ours| is_unheard(seen, ours) && ours.way.is_some_and(|way| !way.link_is_up)),
     rule(Reason::LocalNoRoute, |seen, ours| (is_unheard(seen, ours) || ours.icmp_is_ours) && leads(ours, Route::Nowhere)),
+    // A router passes on nothing from a link-local address (RFC 4443, 3.1, code 2): we have no other.
+    rule(Reason::LocalNoRoute, |seen, ours| matches!(icmp(seen), Some((true, 1, 2))) && leaves_link_local(ours)),
     rule(Reason::LocalGateway, |seen, ours| is_unheard(seen, ours) && is_neighbour_silent(seen, ours)
         && ours.way.is_some_and(|way| way.gateway.is_some())),
     // An error of the route that no ICMP message brought was found in our own tables.
@@ -246,6 +248,12 @@ fn is_neighbour_silent(seen: &Evidence, ours: &Circumstances) -> bool {
 
 fn leads(ours: &Circumstances, route: Route) -> bool {
     ours.way.is_some_and(|way| way.route == route)
+}
+
+/// Whether packets leave from an address that counts on its own link only.
+fn leaves_link_local(ours: &Circumstances) -> bool {
+    let source = ours.way.and_then(|way| way.source);
+    source.is_some_and(|ip| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
 }
 
 /// Whether the target itself was heard, or took what we sent.

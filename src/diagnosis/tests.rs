@@ -34,7 +34,14 @@ fn ours() -> Circumstances {
 }
 
 fn way(neighbour: Neighbour) -> Way {
-    Way { route: Route::Out, link_is_up: true, interface: 2, gateway: Some(ROUTER), neighbour }
+    Way {
+        route: Route::Out,
+        link_is_up: true,
+        interface: 2,
+        gateway: Some(ROUTER),
+        source: None,
+        neighbour,
+    }
 }
 
 fn over(way: Way) -> Circumstances {
@@ -238,6 +245,17 @@ fn handshake(table: &mut Table) {
     // Type 1 means nothing in version 4, type 11 nothing in version 6.
     table.row("ICMP 1/1", connect(icmp(1, 1)), ours(), "~network_error/connect");
     table.row("ICMPv6 11/0", v6(icmp(11, 0)), ours(), "~network_error/connect");
+    let from = |text: &str| over(Way { source: text.parse().ok(), ..way(Neighbour::Known) });
+    let beyond = v6(icmp(1, 2));
+    table.row("beyond scope, link-local source", beyond, from("fe80::1"), "local_no_route/connect");
+    table.row(
+        "beyond scope, global source",
+        beyond,
+        from("2001:db8::1"),
+        "~net_unreachable/connect",
+    );
+    let no_route = v6(icmp(1, 0));
+    table.row("no route, link-local source", no_route, from("fe80::1"), "~net_unreachable/connect");
 }
 
 fn link(table: &mut Table) {

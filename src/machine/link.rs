@@ -80,7 +80,9 @@ impl Links {
 /// is not known or the peer is on this machine.
 pub(super) fn packets(peer: SocketAddr) -> io::Result<Option<u64>> {
     let kernel = Kernel::open()?;
-    let Some((RouteType::Unicast, _, interface)) = kernel.route(peer)? else { return Ok(None) };
+    let Some(Path { route: RouteType::Unicast, interface, .. }) = kernel.route(peer)? else {
+        return Ok(None);
+    };
     let link = kernel.link(interface)?;
     Ok(link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Stats64(stats) => Some(stats.rx_packets.wrapping_add(stats.tx_packets)),
@@ -91,7 +93,9 @@ pub(super) fn packets(peer: SocketAddr) -> io::Result<Option<u64>> {
 impl Kept {
     fn ask(&mut self, peer: SocketAddr, now: Instant) -> io::Result<Way> {
         let kernel = Kernel::open()?;
-        let Some((route, gateway, interface)) = kernel.route(peer)? else { return Ok(NOWHERE) };
+        let Some(Path { route, gateway, source, interface }) = kernel.route(peer)? else {
+            return Ok(NOWHERE);
+        };
         let route = match route {
             RouteType::Local => Route::Here,
             RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => {
@@ -109,7 +113,7 @@ impl Kept {
             }
         };
         let State { link_is_up, neighbour } = state;
-        Ok(Way { route, link_is_up, interface, gateway, neighbour })
+        Ok(Way { route, link_is_up, interface, gateway, source, neighbour })
     }
 }
 
@@ -119,8 +123,17 @@ const NOWHERE: Way = Way {
     link_is_up: true,
     interface: 0,
     gateway: None,
+    source: None,
     neighbour: Neighbour::Unknown,
 };
+
+/// What the routing tables say of a peer.
+struct Path {
+    route: RouteType,
+    gateway: Option<IpAddr>,
+    source: Option<IpAddr>,
+    interface: u32,
+}
 
 /// A conversation with the kernel.
 struct Kernel(Socket);
@@ -132,9 +145,8 @@ impl Kernel {
         Ok(Self(socket))
     }
 
-    /// What the routing tables say: the kind of route, its gateway and its interface; `None` if
-    /// there is no route.
-    fn route(&self, peer: SocketAddr) -> io::Result<Option<(RouteType, Option<IpAddr>, u32)>> {
+    /// What the routing tables say; `None` if there is no route.
+    fn route(&self, peer: SocketAddr) -> io::Result<Option<Path>> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(peer.ip());
         question.header.destination_prefix_length = if peer.is_ipv4() { 32 } else { 128 };
@@ -163,18 +175,20 @@ impl Kernel {
                 _ => return Err(err),
             },
         };
-        let (mut gateway, mut interface) = (None, 0);
+        let (mut gateway, mut source, mut interface) = (None, None, 0);
         for attribute in &answer.attributes {
             match attribute {
                 RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(IpAddr::V4(*ip)),
                 RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = Some(IpAddr::V6(*ip)),
                 // A gateway of the other version (RFC 8950).
                 RouteAttribute::Via(via) => gateway = address_of_via(via).or(gateway),
+                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some((*ip).into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some((*ip).into()),
                 RouteAttribute::Oif(index) => interface = *index,
                 _ => {}
             }
         }
-        Ok(Some((answer.header.kind, gateway, interface)))
+        Ok(Some(Path { route: answer.header.kind, gateway, source, interface }))
     }
 
     fn link(&self, interface: u32) -> io::Result<LinkMessage> {

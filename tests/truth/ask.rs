@@ -149,13 +149,23 @@ fn counts(target: &Value) -> [u64; 3] {
 
 /// Waits until everything that is scheduled was well once.
 pub(crate) fn wait_well(scene: &Scene) {
+    wait_for_all(scene, |target| counts(target)[0] > 0);
+}
+
+/// Waits until everything that is scheduled was probed once, whatever came of it.
+pub(crate) fn wait_probed(scene: &Scene) {
+    wait_for_all(scene, |target| counts(target).iter().sum::<u64>() > 0);
+}
+
+fn wait_for_all(scene: &Scene, is_ready: impl Fn(&Value) -> bool) {
     wait_until(LIMIT, || {
         let text = scene.exporter().get("/api/v1/targets").text();
         let value: Value = serde_json::from_str(&text).expect("JSON");
         let all = value["data"]["targets"].as_array().expect("targets");
-        let well = |target: &&Value| counts(target)[0] > 0;
-        let is_ready = !all.is_empty() && all.iter().filter(well).count() == all.len();
-        if is_ready { Ok(()) } else { Err(format!("not well: {text}\n{}", scene.exporter().log())) }
+        if !all.is_empty() && all.iter().all(&is_ready) {
+            return Ok(());
+        }
+        Err(format!("not ready: {text}\n{}", scene.exporter().log()))
     });
 }
 

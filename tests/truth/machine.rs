@@ -76,15 +76,6 @@ fn firewall() -> Vec<Situation> {
         .without_terminal()
         .monitor(&["local_firewall/connect", "local_isolated/connect"]),
     );
-    all.push(
-        Situation::new("answers_dropped_here_tcp", "our own INPUT drops the target's SYN-ACKs")
-            .breaks(|scene| {
-                let rule = format!("iifname \"{}\" tcp sport {} drop", scene.near_link, scene.port);
-                filter(&scene.near, "input", &rule);
-            })
-            .monitor(OURS)
-            .at("machine"),
-    );
     all
 }
 

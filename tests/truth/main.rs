@@ -31,18 +31,6 @@ mod table;
 const EXPORTER: &str = env!("CARGO_BIN_EXE_tcp_probe_exporter");
 /// Rows at once. A row is mostly waiting: for timeouts, for neighbours, for the next run.
 const AT_ONCE: usize = 16;
-/// Rows that do not hold yet; run them with `--ignored`. Why: the first two and the last two are
-/// not known to the kernel at that moment (an address that is gone looks like a router's word, an
-/// entry of a neighbour fails after three seconds); nobody has been silent yet when the third is
-/// asked; the kernel does not keep the sender of an ICMP error for data.
-const OPEN: &[&str] = &[
-    "address_gone",
-    "answers_dropped_here_tcp",
-    "cut_off_among_others",
-    "data_prohibited",
-    "gateway_found_silent",
-    "gateway_silent",
-];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -55,14 +43,13 @@ fn main() -> ExitCode {
         for &v6 in situation.versions() {
             let (row, table) = (Arc::clone(&situation), Arc::clone(&table));
             let name = format!("{}::{}", situation.name, if v6 { "v6" } else { "v4" });
-            let open = OPEN.iter().any(|name| situation.name == *name);
             let trial = Trial::test(name, move || {
                 let row = Row::of(&row, v6);
                 let said = row.verdict();
                 table.lock().expect("table").add(row);
                 said.map_err(Into::into)
             });
-            trials.push(trial.with_ignored_flag(open || !available));
+            trials.push(trial.with_ignored_flag(!available));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -252,11 +252,12 @@ impl Scene {
         filter(&self.router, "forward", "drop");
     }
 
-    /// The router's interface hears nothing any more; the cable stays.
+    /// The router's interface hears and says nothing any more; the cable stays.
     #[track_caller]
     pub(crate) fn deafen_gateway(&self) {
         self.router.nft(&format!(
-            "table netdev deaf {{ chain c {{ type filter hook ingress device \"{}\" priority 0; drop; }}; }}",
+            "table netdev deaf {{ chain c {{ type filter hook ingress device \"{0}\" priority 0; drop; }}; \
+             chain d {{ type filter hook egress device \"{0}\" priority 0; drop; }}; }}",
             self.near_link
         ));
     }

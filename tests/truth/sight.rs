@@ -1,5 +1,6 @@
 //! Whether we see at all: canaries, ports that must be shut, findings that prove contact.
 
+use crate::ask;
 use crate::scene::{Scene, filter};
 use crate::service::{BANNER, encrypted};
 use crate::situation::Situation;
@@ -51,6 +52,8 @@ fn cut_off() -> Vec<Situation> {
                 scene.cut_off();
             })
             .begins_broken()
+            // Asked once the others were.
+            .breaks(ask::wait_probed)
             .without_terminal()
             .monitor(&["local_isolated/connect"]),
     ]
