@@ -271,11 +271,11 @@ fn limit(id: u32, limit: &str) {
 }
 
 /// A control group for the processor, where version 1 is mounted.
-struct Starved(PathBuf);
+pub(crate) struct Starved(PathBuf);
 
 impl Starved {
-    fn new() -> Option<Self> {
-        let path = PathBuf::from(format!("/sys/fs/cgroup/cpu/hardening-{}", std::process::id()));
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        let path = PathBuf::from(format!("/sys/fs/cgroup/cpu/{name}-{}", std::process::id()));
         std::fs::create_dir(&path).ok()?;
         let this = Self(path);
         std::fs::write(this.0.join("cpu.cfs_period_us"), "100000").ok()?;
@@ -283,11 +283,11 @@ impl Starved {
         Some(this)
     }
 
-    fn add(&self, id: u32) {
+    pub(crate) fn add(&self, id: u32) {
         let _ = std::fs::write(self.0.join("cgroup.procs"), id.to_string());
     }
 
-    fn release(id: u32) {
+    pub(crate) fn release(id: u32) {
         let _ = std::fs::write("/sys/fs/cgroup/cpu/cgroup.procs", id.to_string());
     }
 }
@@ -424,7 +424,7 @@ fn process(arena: &Arena, rows: &mut Vec<String>) {
         },
         || all(Signal::SIGCONT),
     );
-    match Starved::new() {
+    match Starved::new("hardening") {
         Some(starved) => arena.suffer(
             rows,
             "1 % of a processor",

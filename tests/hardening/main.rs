@@ -22,6 +22,7 @@ mod names;
 mod passwords;
 mod promises;
 mod server;
+mod starvation;
 mod supply;
 mod tls;
 
