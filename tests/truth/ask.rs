@@ -10,7 +10,7 @@ use crate::EXPORTER;
 use crate::scene::Scene;
 use crate::situation::{Situation, Truth};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// A probe that this machine, busy with everything else, could not carry out is asked for again.
 const ATTEMPTS: u32 = 4;
 

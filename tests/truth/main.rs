@@ -3,7 +3,8 @@
 //!
 //! A row is a test: `tests/run --test truth -- gateway_silent`. The truth is what was broken, not
 //! what the exporter can know; what nobody can know from where it stands is no row but a line of
-//! the README. `TRUTH_TABLE=FILE` writes the table.
+//! the README. `TRUTH_TABLE=FILE` writes the table, `TRUTH_COMPARE=1` asks
+//! `blackbox_exporter` beside.
 
 #![expect(clippy::print_stderr, reason = "the table is what the suite is for")]
 
@@ -17,6 +18,7 @@ use crate::situation::Situation;
 use crate::table::{Row, Table};
 
 mod ask;
+mod compare;
 mod link;
 mod machine;
 mod names;

@@ -10,6 +10,11 @@ use crate::scene::{Scene, filter};
 use crate::service::{BANNER, encrypted};
 use crate::situation::Situation;
 
+/// Whether a row of this name is about the exporter's own process.
+pub(crate) fn is_about(name: &str) -> bool {
+    situations().iter().any(|situation| situation.name == name)
+}
+
 pub(crate) fn situations() -> Vec<Situation> {
     [stops(), clock()].into_iter().flatten().collect()
 }

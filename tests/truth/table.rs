@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::ask::{self, Answer, Scheduled};
+use crate::compare::{self, Blackbox};
+use crate::process;
 use crate::scene::Scene;
 use crate::situation::{Situation, Truth};
 
@@ -35,6 +37,8 @@ pub(crate) struct Row {
     /// The way, what was said, what is wrong with it.
     said: Vec<(&'static str, String, Option<Fault>)>,
     place: Option<String>,
+    /// What `blackbox_exporter` made of it, where it was asked.
+    theirs: Option<&'static str>,
 }
 
 impl Row {
@@ -43,6 +47,9 @@ impl Row {
         let mut scene = Scene::new(v6);
         (situation.prepare)(&mut scene);
         scene.start();
+        // What happens to the exporter's own process, or only while it is asked, spares another.
+        let is_shared = situation.weather.is_none() && !process::is_about(situation.name);
+        let blackbox = is_shared.then(|| Blackbox::beside(&scene)).flatten();
         if situation.begins_well {
             ask::wait_well(&scene);
         }
@@ -51,6 +58,7 @@ impl Row {
             breaks(&scene);
         }
         let (demand, terminal, schedule) = Self::answers(situation, &scene, before);
+        let theirs = blackbox.and_then(|blackbox| blackbox.succeeds(&scene));
         let mut row = Self {
             name: situation.name,
             story: situation.story.clone(),
@@ -59,6 +67,7 @@ impl Row {
             expected: situation.expected.join(" or "),
             said: Vec::new(),
             place: None,
+            theirs: theirs.map(|succeeds| compare::judged(situation.truth, succeeds)),
         };
         row.add(situation, &scene, "on demand", &demand);
         if let Some(answer) = &terminal {
@@ -208,17 +217,18 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::from(
-            "\n| situation | IP | at fault | expected | on demand | terminal | on schedule | place |\n\
-             |---|---|---|---|---|---|---|---|\n",
+            "\n| situation | IP | at fault | expected | on demand | terminal | on schedule | place | blackbox_exporter |\n\
+             |---|---|---|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
             let version = if row.v6 { 6 } else { 4 };
             let place = row.place.as_deref().unwrap_or("–");
+            let theirs = row.theirs.unwrap_or("–");
             let [demand, terminal, schedule] =
                 ["on demand", "terminal", "schedule"].map(|way| row.said(way));
             writeln!(
                 text,
-                "| {} ({}) | {version} | {} | {} | {demand} | {terminal} | {schedule} | {place} |",
+                "| {} ({}) | {version} | {} | {} | {demand} | {terminal} | {schedule} | {place} | {theirs} |",
                 row.name,
                 row.story,
                 row.truth.as_str(),
@@ -241,6 +251,19 @@ impl fmt::Display for Table {
             self.count(Wrong::Missed),
             self.count(Wrong::Unseen),
             self.count(Wrong::Misnamed),
-        )
+        )?;
+        let asked = self.rows.iter().filter_map(|row| row.theirs).count();
+        if asked > 0 {
+            let [right, blamed, certified, missed] =
+                ["right", "blamed", "certified", "missed"].map(|word| {
+                    self.rows.iter().filter(|row| row.theirs == Some(word)).count()
+                });
+            writeln!(
+                f,
+                "blackbox_exporter in {asked} of the rows: right {right}, targets wrongly blamed \
+                 {blamed}, certified {certified}, missed {missed}."
+            )?;
+        }
+        Ok(())
     }
 }
