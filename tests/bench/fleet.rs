@@ -15,20 +15,21 @@ pub(crate) fn address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x7f01_0001 + number)
 }
 
-fn monitors(count: u32, port: &str, interval: &str) -> String {
+pub(crate) fn monitors(count: u32, port: &str, interval: &str) -> String {
     let mut text = format!("defaults: {{interval: {interval}, timeout: 90ms}}\n");
     if !interval.ends_with("ms") {
         text = text.replace("90ms", "900ms");
     }
     text.push_str("monitors:\n");
-    for it in 0..count {
-        let _ = writeln!(text, "  - {{name: m{it}, host: {}, port: {port}}}", address(it));
+    for number in 0..count {
+        let _ = writeln!(text, "  - {{name: m{number}, host: {}, port: {port}}}", address(number));
     }
     text
 }
 
-fn start_with(config: &str) -> Exporter {
-    let exporter = Exporter::new(EXPORTER).config(config).start();
+/// The program with this configuration, ready.
+pub(crate) fn started(program: &str, config: &str) -> Exporter {
+    let exporter = Exporter::new(program).config(config).start();
     wait_until(Duration::from_secs(60), || match exporter.get("/-/ready").status {
         200 => Ok(()),
         status => Err(format!("not ready: {status}")),
@@ -36,7 +37,7 @@ fn start_with(config: &str) -> Exporter {
     exporter
 }
 
-fn probes(exporter: &Exporter) -> (f64, f64) {
+pub(crate) fn probes(exporter: &Exporter) -> (f64, f64) {
     let metrics = Metrics::parse(&exporter.get("/metrics").text());
     let name = "tcp_probe_exporter_probes_total";
     let of = |outcome: &str| -> f64 {
@@ -47,6 +48,14 @@ fn probes(exporter: &Exporter) -> (f64, f64) {
             .sum()
     };
     (of("success"), of("failure") + of("inconclusive"))
+}
+
+/// Waits for so many successful probes since the start.
+pub(crate) fn wait_for_probes(exporter: &Exporter, count: f64) {
+    wait_until(Duration::from_secs(180), || match probes(exporter) {
+        (success, _) if success >= count => Ok(()),
+        state => Err(format!("{state:?}")),
+    });
 }
 
 /// CPU seconds for each probe of the bare loop.
@@ -63,11 +72,8 @@ fn floor(rate: u32, seconds: u32, port: &str, targets: u32, polite: bool) -> f64
 pub(crate) fn scheduled_against_floor() -> Vec<Row> {
     const RATE: u32 = 5_000;
     let (_sink, port) = Process::own(&["sink"]);
-    let exporter = start_with(&monitors(RATE, &port, "1s"));
-    wait_until(Duration::from_secs(90), || match probes(&exporter) {
-        (success, _) if success > f64::from(RATE) * 3.0 => Ok(()),
-        state => Err(format!("{state:?}")),
-    });
+    let exporter = started(EXPORTER, &monitors(RATE, &port, "1s"));
+    wait_for_probes(&exporter, f64::from(RATE) * 3.0);
     let floor = |polite| floor(RATE, 5, &port, RATE, polite);
     let (mut ours, mut floors, mut polite) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
@@ -116,11 +122,8 @@ pub(crate) fn memory_and_scrape() -> Vec<Row> {
     drop(empty);
 
     let (_sink, port) = Process::own(&["sink"]);
-    let exporter = start_with(&monitors(TARGETS, &port, "60s"));
-    wait_until(Duration::from_secs(180), || match probes(&exporter) {
-        (success, _) if success >= f64::from(TARGETS) => Ok(()),
-        state => Err(format!("{state:?}")),
-    });
+    let exporter = started(EXPORTER, &monitors(TARGETS, &port, "60s"));
+    wait_for_probes(&exporter, f64::from(TARGETS));
     let settled = memory(exporter.id(), "VmRSS:");
     let (mut costs, mut lines, mut peak) = (Vec::new(), 1.0, 0.0_f64);
     for _ in 0..5 {
@@ -182,11 +185,8 @@ fn quantile(before: &Metrics, after: &Metrics, name: &str, quantile: f64) -> f64
 
 fn lateness_of(count: u32, interval: &str, warm: f64) -> f64 {
     let (_sink, port) = Process::own(&["sink"]);
-    let exporter = start_with(&monitors(count, &port, interval));
-    wait_until(Duration::from_secs(180), || match probes(&exporter) {
-        (success, _) if success >= warm => Ok(()),
-        state => Err(format!("{state:?}")),
-    });
+    let exporter = started(EXPORTER, &monitors(count, &port, interval));
+    wait_for_probes(&exporter, warm);
     let page = || Metrics::parse(&exporter.get("/metrics").text());
     let before = page();
     std::thread::sleep(Duration::from_secs(20));
@@ -212,25 +212,27 @@ pub(crate) fn lateness() -> Vec<Row> {
     ]
 }
 
+/// Seconds from the start of the program to its first answer.
+pub(crate) fn start_to_answer(program: &str, config: Option<&str>) -> f64 {
+    let builder = Exporter::new(program);
+    let builder = if let Some(config) = config { builder.config(config) } else { builder };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let begin = Instant::now();
+    let answered = std::thread::spawn(move || {
+        let ask = || http::request(address, "GET", "/-/healthy", &[], b"");
+        while !ask().is_ok_and(|answer| answer.status == 200) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        begin.elapsed().as_secs_f64()
+    });
+    let _exporter = builder.flag(&format!("--web.listen-address={address}")).start();
+    answered.join().expect("no panic")
+}
+
 pub(crate) fn start() -> Vec<Row> {
     let large = monitors(100_000, "1", "1h");
-    let time = |config: Option<&str>| {
-        let builder = Exporter::new(EXPORTER);
-        let builder = if let Some(config) = config { builder.config(config) } else { builder };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let begin = Instant::now();
-        let answered = std::thread::spawn(move || {
-            let ask = || http::request(address, "GET", "/-/healthy", &[], b"");
-            while !ask().is_ok_and(|it| it.status == 200) {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            begin.elapsed().as_secs_f64()
-        });
-        let _exporter = builder.flag(&format!("--web.listen-address={address}")).start();
-        answered.join().expect("no panic")
-    };
-    let empty = median((0..9).map(|_| time(None)).collect());
-    let full = median((0..3).map(|_| time(Some(&large))).collect());
+    let empty = median((0..9).map(|_| start_to_answer(EXPORTER, None)).collect());
+    let full = median((0..3).map(|_| start_to_answer(EXPORTER, Some(&large))).collect());
     vec![
         at_most(
             "start to first answer, no monitors",
@@ -251,11 +253,8 @@ pub(crate) fn start() -> Vec<Row> {
 
 pub(crate) fn idle() -> Vec<Row> {
     let (_sink, port) = Process::own(&["sink"]);
-    let exporter = start_with(&monitors(1_000, &port, "60s"));
-    wait_until(Duration::from_secs(120), || match probes(&exporter) {
-        (success, _) if success >= 1_500.0 => Ok(()),
-        state => Err(format!("{state:?}")),
-    });
+    let exporter = started(EXPORTER, &monitors(1_000, &port, "60s"));
+    wait_for_probes(&exporter, 1_500.0);
     let before = cpu(exporter.id());
     std::thread::sleep(Duration::from_secs(60));
     let share = (cpu(exporter.id()) - before) / 60.0;

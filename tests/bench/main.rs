@@ -2,7 +2,7 @@
 //! `blackbox_exporter`, against the kernel's own clock.
 //!
 //! `cargo bench --bench cost` prints the table; `cargo bench --bench cost -- NAME…` some rows of
-//! it. Every comparison alternates its sides and takes medians, since machines are noisy.
+//! it; `COST_BEFORE=FILE` names an older build to compare with. Every comparison alternates its sides and takes medians, since machines are noisy.
 //! All traffic stays on loopback.
 
 #![expect(clippy::cast_precision_loss, reason = "a benchmark's figures are no exact numbers")]
@@ -11,6 +11,7 @@
 use std::fmt::Write as _;
 
 mod bare;
+mod before;
 mod blackbox;
 mod client;
 mod fleet;
@@ -94,7 +95,7 @@ fn main() {
         Some("sink") => return sink::main(&words[1..]),
         _ => {}
     }
-    let benches: [(&str, Bench); 8] = [
+    let benches: [(&str, Bench); 9] = [
         ("scheduled", fleet::scheduled_against_floor),
         ("on-demand", on_demand::against_blackbox),
         ("memory", fleet::memory_and_scrape),
@@ -103,6 +104,7 @@ fn main() {
         ("idle", fleet::idle),
         ("accuracy", fleet::accuracy),
         ("size", fleet::size),
+        ("before", before::against_before),
     ];
     let mut rows = Vec::new();
     for (name, bench) in benches {

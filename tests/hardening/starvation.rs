@@ -127,9 +127,9 @@ fn recovered(exporter: &Exporter, what: &str) {
     let page = wait_until(RECOVERY, || {
         let page = page(exporter);
         let now = successes(&page);
-        let again = now.iter().filter(|(name, count)| {
-            **count > before.get(*name).copied().unwrap_or_default()
-        });
+        let again = now
+            .iter()
+            .filter(|(name, count)| **count > before.get(*name).copied().unwrap_or_default());
         let again = again.count();
         let up = sum(&page, "tcp_monitor_up", "");
         if again == TARGETS { Ok(page) } else { Err(format!("{again} again, {up} up")) }
@@ -239,7 +239,9 @@ fn a_clock_that_is_set_by_weeks_blames_no_certificate() {
     let page = Metrics::parse(&exporter.get("/metrics").text());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.expect("after 1970").as_secs_f64() + 5.0;
-    for name in ["tcp_monitor_last_change_timestamp_seconds", "tcp_monitor_last_probe_timestamp_seconds"] {
+    for name in
+        ["tcp_monitor_last_change_timestamp_seconds", "tcp_monitor_last_probe_timestamp_seconds"]
+    {
         let future = page.all(name).filter(|sample| sample.value > now).count();
         assert_eq!(future, 0, "{name} lies in the future");
     }

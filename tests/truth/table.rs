@@ -254,10 +254,8 @@ impl fmt::Display for Table {
         )?;
         let asked = self.rows.iter().filter_map(|row| row.theirs).count();
         if asked > 0 {
-            let [right, blamed, certified, missed] =
-                ["right", "blamed", "certified", "missed"].map(|word| {
-                    self.rows.iter().filter(|row| row.theirs == Some(word)).count()
-                });
+            let [right, blamed, certified, missed] = ["right", "blamed", "certified", "missed"]
+                .map(|word| self.rows.iter().filter(|row| row.theirs == Some(word)).count());
             writeln!(
                 f,
                 "blackbox_exporter in {asked} of the rows: right {right}, targets wrongly blamed \
