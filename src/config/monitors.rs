@@ -131,9 +131,10 @@ impl Drafts {
         }
         let host = keys.host.take().map(|host| host.0);
         let ports = ports(&keys, path, report);
-        let own = self.own_policy(keys.clone(), &path.key("labels"), report);
+        let name = keys.name.take();
+        let own = self.own_policy(keys, &path.key("labels"), report);
         let (Some(host), false) = (host, ports.is_empty()) else { return };
-        let name = match keys.name {
+        let name = match name {
             Some(name) => Arc::from(name.0),
             None if !path.lacks("name") => return,
             None => Arc::from(match &*ports {

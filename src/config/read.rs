@@ -206,7 +206,12 @@ impl fmt::Display for YamlPath<'_> {
 /// Reads the value at a place. Each fault is noted and its value left out, so that one reading
 /// tells all of them.
 pub(super) fn read<T: DeserializeOwned>(path: &YamlPath<'_>, report: &mut Report) -> Option<T> {
-    read_value(path.node()?.value(), &mut |steps, message| {
+    let node = path.node()?;
+    // Places cost time, and are only asked for where something is wrong.
+    if let Ok(read) = serde_yaml::from_value(node.value()) {
+        return Some(read);
+    }
+    read_value(node.value(), &mut |steps, message| {
         descend(path, steps, &mut |path| {
             let message = plain(message, path, report);
             report.error(path, message);
