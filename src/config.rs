@@ -32,6 +32,7 @@ mod ports;
 mod read;
 mod scalar;
 mod schema;
+mod secret;
 mod show;
 mod yaml;
 

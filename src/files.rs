@@ -25,7 +25,7 @@ pub mod pem;
 mod watched;
 
 pub use crate::files::loader::{LoadThreads, Loader, within};
-pub use crate::files::watched::Watched;
+pub use crate::files::watched::{Watched, WatchedMap};
 
 /// Largest file in PEM form, in bytes: some thousands of certificates.
 pub const MAX_PEM: u64 = 16 * MIB;
@@ -47,7 +47,14 @@ const TICK: Duration = Duration::from_millis(100);
 /// # Errors
 /// The file cannot be read, is larger, or is not a regular file.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let too_large = || io::Error::other(format!("it is larger than {} MiB", limit / MIB));
+    let too_large = || {
+        let (size, unit) = match limit {
+            MIB.. => (limit / MIB, "MiB"),
+            1024.. => (limit / 1024, "KiB"),
+            _ => (limit, "bytes"),
+        };
+        io::Error::other(format!("it is larger than {size} {unit}"))
+    };
     // Asked before opening, since opening alone does things to some devices; and after, since
     // only the open file is the one that is read.
     check_kind(&std::fs::metadata(path)?)?;

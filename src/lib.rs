@@ -16,7 +16,7 @@
 //! http ─▶ request ─▶ observer (access, canaries) ─▶ exposition ─▶ http
 //! ```
 //!
-//! Reading order: the vocabulary (`address`, `module`, `monitor`, `outcome`, `path`, `evidence`,
+//! Reading order: the vocabulary (`secret`, `address`, `module`, `monitor`, `outcome`, `path`, `evidence`,
 //! `circumstances`, `verdict`, `access`) and the judgement (`diagnosis`); the edges (`files`,
 //! `config`, `config_handle`, `machine`, `prober`, `canaries`, `observer`); memory and motion
 //! (`store`, `scheduler`, `telemetry`); the surface (`exposition`, `http`); the process (`cli`,
@@ -94,6 +94,7 @@ pub mod path;
 pub mod prober;
 pub mod schedule;
 pub mod scheduler;
+pub mod secret;
 pub mod settings;
 pub mod store;
 pub mod telemetry;

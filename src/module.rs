@@ -12,6 +12,7 @@ pub mod template;
 
 use crate::module::pattern::Pattern;
 use crate::module::template::Template;
+use crate::secret::Secret;
 
 /// An IP version.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -106,8 +107,8 @@ pub enum Resolver {
 /// PEM text given in the configuration, or the file that holds it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum PemSource {
-    /// Inline.
-    Inline(String),
+    /// Inline; of a certificate no secret, of a key one.
+    Inline(Secret<String>),
     /// A file, relative to the working directory; read again when it changes.
     File(PathBuf),
     /// A name in a secret manager, which this exporter does not have: the probe is inconclusive.
@@ -179,9 +180,17 @@ pub enum Expect {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Send {
     /// Text, expanded with the captures of the step's `expect`, and a line feed.
-    Line(Template),
+    Line(Secret<Template>),
     /// These bytes and nothing else (beyond `blackbox_exporter`).
-    Bytes(Vec<u8>),
+    Bytes(Secret<Vec<u8>>),
+    /// What a file holds, relative to the working directory; read again when it changes (beyond
+    /// `blackbox_exporter`).
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Whether a line feed is added unless it ends with one.
+        ends_line: bool,
+    },
 }
 
 /// One entry of `query_response`: wait, then send, then begin TLS; each optional.

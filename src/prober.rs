@@ -28,6 +28,7 @@ use crate::prober::deadline::Deadline;
 use crate::prober::dialogue::{Connection, Context};
 use crate::prober::journal::{Journal, Level, one_line};
 use crate::prober::linger::Linger;
+use crate::prober::payload::Payloads;
 use crate::prober::resolve::Resolvers;
 use crate::prober::tls::TlsClient;
 
@@ -37,6 +38,7 @@ mod dialogue;
 pub mod journal;
 mod kernel;
 mod linger;
+mod payload;
 mod resolve;
 mod route;
 mod stream;
@@ -63,6 +65,7 @@ pub struct Probe<'a> {
 pub struct Prober {
     resolvers: Resolvers,
     tls: TlsClient,
+    payloads: Payloads,
     linger: Linger,
     listeners: Box<[SocketAddr]>,
     machine: Machine,
@@ -353,7 +356,7 @@ impl Prober {
             let error = ProbeError::new(Event::Errno(libc::ECONNRESET), detail);
             return (Some(connection), Some(Ending::new(phase, error)));
         }
-        let context = Context { probe, tls: &self.tls, deadline };
+        let context = Context { probe, tls: &self.tls, payloads: &self.payloads, deadline };
         // Boxed: see above.
         let talk = Box::pin(dialogue::talk(&mut connection, context, result, journal));
         let Err((mut error, phase)) = talk.await else { return (Some(connection), None) };

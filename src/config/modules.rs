@@ -14,6 +14,7 @@ use crate::module::template::Template;
 use crate::module::{
     Expect, ExpectConnect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings, TlsVersion,
 };
+use crate::secret::Secret;
 
 /// Probers of `blackbox_exporter` beside TCP.
 const OTHER_PROBERS: [&str; 6] = ["http", "icmp", "dns", "grpc", "unix", "websocket"];
@@ -168,7 +169,7 @@ fn resolver(keys: OneOrMany<Text>, path: &YamlPath<'_>, report: &mut Report) -> 
 
 fn step(keys: StepKeys, path: &YamlPath<'_>, report: &mut Report) -> Step {
     exclusive(&["expect", "expect_stream", "expect_bytes"], path, report);
-    exclusive(&["send", "send_bytes"], path, report);
+    exclusive(&["send", "send_file", "send_bytes", "send_bytes_file"], path, report);
     let waits = !path.lacks("expect") || !path.lacks("expect_stream");
     if !waits && !path.lacks("reject") {
         let message = "`reject` only works beside `expect` or `expect_stream`: add one";
@@ -183,16 +184,16 @@ fn step(keys: StepKeys, path: &YamlPath<'_>, report: &mut Report) -> Step {
         .map(Expect::Line)
         .or_else(|| pattern(keys.expect_stream).map(Expect::Stream))
         .or_else(|| keys.expect_bytes.map(raw).filter(|it| !it.is_empty()).map(Expect::Bytes));
-    let send = keys.send.and_then(send).or_else(|| {
-        let bytes = keys.send_bytes.map(|bytes| match bytes {
-            Bytes::Raw(bytes) => bytes,
-            Bytes::Text(text) => unescape(&text).unwrap_or_else(|message| {
-                report.error(&path.key("send_bytes"), message);
-                Vec::new()
-            }),
-        });
-        bytes.filter(|bytes| !bytes.is_empty()).map(Send::Bytes)
-    });
+    let file = |file: Option<Text>, ends_line| {
+        let path = file.map(|text| text.0).filter(|path| !path.is_empty());
+        path.map(|path| Send::File { path: PathBuf::from(path), ends_line })
+    };
+    let send = keys
+        .send
+        .and_then(|text| send(text.expose()))
+        .or_else(|| send_bytes(keys.send_bytes?.expose(), &path.key("send_bytes"), report))
+        .or_else(|| file(keys.send_file, true))
+        .or_else(|| file(keys.send_bytes_file, false));
     Step {
         expect,
         reject: pattern(keys.reject),
@@ -221,14 +222,25 @@ fn raw(bytes: Bytes) -> Vec<u8> {
 
 /// What a step sends as a line. Binary data that is no text goes out as it is, with the line
 /// feed that `send` always adds.
-fn send(bytes: Bytes) -> Option<Send> {
+fn send(bytes: &Bytes) -> Option<Send> {
     match bytes {
-        Bytes::Text(text) => (!text.is_empty()).then(|| Send::Line(Template::new(text))),
-        Bytes::Raw(mut bytes) => {
-            bytes.push(b'\n');
-            Some(Send::Bytes(bytes))
+        Bytes::Text(text) => {
+            (!text.is_empty()).then(|| Send::Line(Template::new(text.clone()).into()))
         }
+        Bytes::Raw(bytes) => Some(Send::Bytes([bytes, &b"\n"[..]].concat().into())),
     }
+}
+
+/// What a step sends as bytes.
+fn send_bytes(bytes: &Bytes, path: &YamlPath<'_>, report: &mut Report) -> Option<Send> {
+    let bytes = match bytes {
+        Bytes::Raw(bytes) => bytes.clone(),
+        Bytes::Text(text) => unescape(text).unwrap_or_else(|message| {
+            report.error(path, message);
+            Vec::new()
+        }),
+    };
+    (!bytes.is_empty()).then(|| Send::Bytes(bytes.into()))
 }
 
 fn labels(
@@ -284,11 +296,17 @@ fn labels_once(module: &Module, path: &YamlPath<'_>, report: &mut Report) {
 }
 
 fn tls_settings(keys: TlsKeys, path: &YamlPath<'_>, report: &mut Report) -> TlsSettings {
-    let mut pem = |names: [&str; 3], texts: [Option<Text>; 3]| pem(names, texts, path, report);
+    let mut pem = |names: [&str; 3], inline: Option<Secret<Text>>, others: [Option<Text>; 2]| {
+        pem(names, inline, others, path, report)
+    };
     let settings = TlsSettings {
-        ca: pem(["ca", "ca_file", "ca_ref"], [keys.ca, keys.ca_file, keys.ca_ref]),
-        cert: pem(["cert", "cert_file", "cert_ref"], [keys.cert, keys.cert_file, keys.cert_ref]),
-        key: pem(["key", "key_file", "key_ref"], [keys.key, keys.key_file, keys.key_ref]),
+        ca: pem(["ca", "ca_file", "ca_ref"], keys.ca.map(Secret::new), [keys.ca_file, keys.ca_ref]),
+        cert: pem(
+            ["cert", "cert_file", "cert_ref"],
+            keys.cert.map(Secret::new),
+            [keys.cert_file, keys.cert_ref],
+        ),
+        key: pem(["key", "key_file", "key_ref"], keys.key, [keys.key_file, keys.key_ref]),
         server_name: keys.server_name.map(|text| text.0).filter(|name| !name.is_empty()),
         insecure_skip_verify: keys.insecure_skip_verify.is_some_and(|flag| flag.0),
         min_version: keys.min_version.map(|choice| choice.0),
@@ -320,16 +338,22 @@ fn tls_settings(keys: TlsKeys, path: &YamlPath<'_>, report: &mut Report) -> TlsS
 /// One of inline text, file and reference.
 fn pem(
     names: [&str; 3],
-    texts: [Option<Text>; 3],
+    text: Option<Secret<Text>>,
+    [in_file, in_manager]: [Option<Text>; 2],
     path: &YamlPath<'_>,
     report: &mut Report,
 ) -> Option<PemSource> {
-    let sources =
-        [PemSource::Inline, |text| PemSource::File(PathBuf::from(text)), PemSource::Reference];
+    let given = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
+    let text = text.map(|text| text.map(|Text(text)| text));
+    let sources = [
+        text.filter(|text| !text.expose().is_empty()).map(PemSource::Inline),
+        given(in_file).map(|path| PemSource::File(PathBuf::from(path))),
+        given(in_manager).map(PemSource::Reference),
+    ];
     let [inline, file, reference] = names;
     let mut found: Option<PemSource> = None;
-    for ((name, text), source) in names.into_iter().zip(texts).zip(sources) {
-        let Some(Text(text)) = text.filter(|Text(text)| !text.is_empty()) else { continue };
+    for (name, source) in names.into_iter().zip(sources) {
+        let Some(source) = source else { continue };
         if found.is_some() {
             let message = format!(
                 "at most one of `{inline}`, `{file}` and `{reference}` can be given: remove one"
@@ -342,7 +366,7 @@ fn pem(
                            inconclusive: name a file";
             report.warn(&path.key(name), message);
         }
-        found = Some(source(text));
+        found = Some(source);
     }
     found
 }

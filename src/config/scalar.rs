@@ -696,9 +696,11 @@ impl TryFrom<Text> for Hex {
         let pairs = digits.chunks_exact(2);
         let whole = pairs.remainder().is_empty();
         let bytes = pairs.map(|pair| hex_pair(pair[0], pair[1])).collect::<Option<Vec<u8>>>();
-        bytes.filter(|_| whole).map(Self).ok_or_else(|| {
-            format!("invalid hexadecimal `{}`: write pairs of digits, `00 ff 1a`", excerpt(&text))
-        })
+        // Not quoted: it may be a password.
+        bytes
+            .filter(|_| whole)
+            .map(Self)
+            .ok_or_else(|| "invalid hexadecimal: write pairs of digits, `00 ff 1a`".to_owned())
     }
 }
 
@@ -783,9 +785,9 @@ pub(super) fn unescape(text: &str) -> Result<Vec<u8>, String> {
             _ => (None, 0),
         };
         let Some(byte) = byte else {
+            let at = text.len() - rest.len() + before.len() + 1;
             return Err(format!(
-                "invalid escape `\\{}`: write `\\xNN`, `\\r`, `\\n`, `\\t`, `\\0` or `\\\\`",
-                after.chars().take(1).collect::<String>().escape_debug()
+                "invalid escape at byte {at}: write `\\xNN`, `\\r`, `\\n`, `\\t`, `\\0` or `\\\\`"
             ));
         };
         data.push(byte);

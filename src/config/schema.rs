@@ -14,6 +14,7 @@ use crate::config::scalar::{
 };
 use crate::module::{Close, ExpectConnect, TlsVersion};
 use crate::monitor::Addresses;
+use crate::secret::Secret;
 
 /// Free labels by name; null counts as none.
 pub(super) type Labels = BTreeMap<String, Option<Text>>;
@@ -133,9 +134,14 @@ pub(super) struct StepKeys {
     /// Labels of `probe_expect_info`, with the captures of `expect`.
     pub(super) labels: Option<Vec<LabelKeys>>,
     /// A text, with captures as `$1` or `${name}`; a line feed is added.
-    pub(super) send: Option<Bytes>,
+    pub(super) send: Option<Secret<Bytes>>,
+    /// The same in a file, without captures; read again when it changes. The file is relative to
+    /// the working directory, and what it holds is a secret.
+    pub(super) send_file: Option<Text>,
     /// Bytes as they are, without a line feed: `\xNN`, `\r`, `\n`, `\t`, `\0`, `\\`.
-    pub(super) send_bytes: Option<Bytes>,
+    pub(super) send_bytes: Option<Secret<Bytes>>,
+    /// The same in a file, which holds the very bytes.
+    pub(super) send_bytes_file: Option<Text>,
     /// Begin TLS. Default: false.
     pub(super) starttls: Option<Flag>,
 }
@@ -168,7 +174,7 @@ pub(super) struct TlsKeys {
     /// The same in a secret manager, which this exporter does not have.
     pub(super) cert_ref: Option<Text>,
     /// Key of the client certificate.
-    pub(super) key: Option<Text>,
+    pub(super) key: Option<Secret<Text>>,
     /// The same in a file.
     pub(super) key_file: Option<Text>,
     /// The same in a secret manager, which this exporter does not have.

@@ -18,11 +18,10 @@ use crate::config::schema::{
     MonitorKeys, RuleKeys, StepKeys, TcpKeys, TlsKeys,
 };
 use crate::config::{Config, ModuleEntry};
+use crate::module::template::Template;
 use crate::module::{Expect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings};
 use crate::monitor::{Endpoint, Histogram, Monitor, SeriesOptions};
-
-/// Stands for what only the file may hold.
-const SECRET: &str = "<secret>";
+use crate::secret::Secret;
 
 /// The whole configuration.
 pub(super) fn config(config: &Config) -> String {
@@ -163,32 +162,39 @@ fn step_keys(step: &Step) -> StepKeys {
         let label = |(name, value): &(String, _)| label_keys(name, value);
         labels.iter().map(label).collect()
     });
-    // What is sent may be a password.
-    let secret = || Some(Bytes::Text(SECRET.to_owned()));
     match &step.send {
-        Some(Send::Line(_)) => keys.send = secret(),
-        Some(Send::Bytes(_)) => keys.send_bytes = secret(),
+        Some(Send::Line(line)) => {
+            let text = |line: Template| Bytes::Text(line.as_str().to_owned());
+            keys.send = Some(line.clone().map(text));
+        }
+        Some(Send::Bytes(bytes)) => keys.send_bytes = Some(bytes.clone().map(Bytes::Raw)),
+        Some(Send::File { path, ends_line }) => {
+            let key = if *ends_line { &mut keys.send_file } else { &mut keys.send_bytes_file };
+            *key = text(&path.display().to_string());
+        }
         None => {}
     }
     keys
 }
 
-fn label_keys(name: &str, value: &crate::module::template::Template) -> LabelKeys {
+fn label_keys(name: &str, value: &Template) -> LabelKeys {
     LabelKeys { name: Some(LabelName(name.to_owned())), value: text(value.as_str()) }
 }
 
 fn tls_keys(settings: &TlsSettings, hostname: Option<&str>) -> TlsKeys {
-    let [ca, ca_file, ca_ref] = pem(settings.ca.as_ref());
-    let [cert, cert_file, cert_ref] = pem(settings.cert.as_ref());
-    let [key, key_file, key_ref] = pem(settings.key.as_ref());
+    let (ca, [ca_file, ca_ref]) = pem(settings.ca.as_ref());
+    let (cert, [cert_file, cert_ref]) = pem(settings.cert.as_ref());
+    let (key, [key_file, key_ref]) = pem(settings.key.as_ref());
+    // Every handshake shows certificates.
+    let public = |pem: Option<Secret<Text>>| pem.map(|pem| pem.expose().clone());
     TlsKeys {
-        ca,
+        ca: public(ca),
         ca_file,
         ca_ref,
-        cert,
+        cert: public(cert),
         cert_file,
         cert_ref,
-        key: key.and_then(|_| text(SECRET)),
+        key,
         key_file,
         key_ref,
         server_name: settings.server_name.as_deref().or(hostname).and_then(text),
@@ -199,12 +205,12 @@ fn tls_keys(settings: &TlsSettings, hostname: Option<&str>) -> TlsKeys {
 }
 
 /// Inline, in a file, in a secret manager.
-fn pem(source: Option<&PemSource>) -> [Option<Text>; 3] {
+fn pem(source: Option<&PemSource>) -> (Option<Secret<Text>>, [Option<Text>; 2]) {
     match source {
-        None => [None, None, None],
-        Some(PemSource::Inline(pem)) => [text(pem), None, None],
-        Some(PemSource::File(path)) => [None, text(&path.display().to_string()), None],
-        Some(PemSource::Reference(name)) => [None, None, text(name)],
+        None => (None, [None, None]),
+        Some(PemSource::Inline(pem)) => (Some(pem.clone().map(Text)), [None, None]),
+        Some(PemSource::File(path)) => (None, [text(&path.display().to_string()), None]),
+        Some(PemSource::Reference(name)) => (None, [None, text(name)]),
     }
 }
 

@@ -184,8 +184,9 @@ fn module(config: &Config, name: &str) -> Arc<Module> {
 /// What a step sends, as bytes.
 fn sent(step: &Step) -> Vec<u8> {
     match &step.send {
-        Some(Send::Line(template)) => template.as_str().as_bytes().to_vec(),
-        Some(Send::Bytes(bytes)) => bytes.clone(),
+        Some(Send::Line(line)) => line.expose().as_str().as_bytes().to_vec(),
+        Some(Send::Bytes(bytes)) => bytes.expose().clone(),
+        Some(Send::File { path, .. }) => path.as_os_str().as_encoded_bytes().to_vec(),
         None => Vec::new(),
     }
 }
@@ -418,6 +419,8 @@ fn steps_in_all_their_forms() {
         ("{send_bytes: !!binary /w==}", "nothing", b"\xff"),
         (r"{send_bytes: 'a\x00\xfF\r\n\t\0\\'}", "nothing", b"a\x00\xff\r\n\t\0\\"),
         ("{send: !!binary /w==}", "nothing", b"\xff\n"),
+        ("{send_file: /run/login}", "nothing", b"/run/login"),
+        ("{send_bytes_file: /run/login}", "nothing", b"/run/login"),
     ] {
         let config = accept(&step(text));
         let module = module(&config, "m");
@@ -457,7 +460,7 @@ fn settings_of_a_module() {
     assert_eq!(m.close, Close::Reset);
     assert_eq!(m.hold, Some(Duration::from_millis(300)));
     assert_eq!(m.tls_settings.ca, Some(PemSource::File("/a".into())));
-    assert_eq!(m.tls_settings.key, Some(PemSource::Inline("c".into())));
+    assert_eq!(m.tls_settings.key, Some(PemSource::Inline("c".to_owned().into())));
     assert_eq!(m.tls_settings.server_name.as_deref(), Some("d"));
     assert_eq!(m.tls_settings.min_version, Some(TlsVersion::Tls10));
     let shut = module(&config, "shut");

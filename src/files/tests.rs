@@ -60,7 +60,7 @@ fn only_regular_files_within_the_limit_are_read() {
     fs::File::options().write(true).open(&huge).unwrap().set_len(1 << 40).unwrap();
     check_refused(&huge, 3 * MIB, "it is larger than 3 MiB");
     assert_eq!(read(&home.write("edge", "1234"), 4).unwrap(), b"1234");
-    check_refused(&home.path("edge"), 3, "it is larger than 0 MiB");
+    check_refused(&home.path("edge"), 3, "it is larger than 3 bytes");
     assert_eq!(read(&home.write("empty", ""), 4).unwrap(), b"");
     // Files of the kernel say that they are empty.
     assert!(read(Path::new("/proc/self/stat"), MIB).unwrap().len() > 10);

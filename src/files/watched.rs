@@ -1,6 +1,8 @@
 //! A value that is made from files, and made again when they change.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,8 @@ use tracing::{error, info};
 use crate::files::Sources;
 use crate::files::loader::{self, LoadThreads};
 
+/// Values that a [`WatchedMap`] keeps.
+const MAX_KEYS: usize = 1024;
 /// How often the files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A load that failed is tried again so often though the files look the same: what was wrong may
@@ -88,6 +92,42 @@ impl<T> fmt::Debug for Watched<T> {
     /// Without the value, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watched").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+/// Watched values by what they are made for, such as the settings of a module. Reloads bring new
+/// keys; beyond a number of them all values are made again.
+#[derive(Debug)]
+pub struct WatchedMap<K, T> {
+    name: &'static str,
+    threads: LoadThreads,
+    /// Held to look up only.
+    by_key: Mutex<HashMap<K, Watched<T>>>,
+}
+
+impl<K: Clone + Eq + Hash, T: Send + Sync + 'static> WatchedMap<K, T> {
+    /// An empty one, whose values share their threads; the name is for the log.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self { name, threads: LoadThreads::default(), by_key: Mutex::default() }
+    }
+
+    /// The value for a key, with a way to load it if it is new.
+    pub fn get<L>(&self, key: &K, load: impl FnOnce(K) -> L) -> Watched<T>
+    where
+        L: Fn(&mut Sources) -> Result<T, String> + Send + Sync + 'static,
+    {
+        let mut known = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watched) = known.get(key) {
+            return watched.clone();
+        }
+        if known.len() >= MAX_KEYS {
+            known.clear();
+        }
+        let load = load(key.clone());
+        let watched = Watched::new(self.name, &self.threads, move |sources, _| load(sources));
+        known.insert(key.clone(), watched.clone());
+        watched
     }
 }
 

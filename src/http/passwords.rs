@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::http::shares::{Client, Shares};
 use crate::limits::{KNOWN_PASSWORDS, MAX_PASSWORDS, MAX_SUSPECTS, SUSPECT_FOR, WRONG_PASSWORDS};
+use crate::secret::Secret;
 
 /// Salt and digest that no password is known for, to check those of unknown users against.
 const NOBODY: &str = "7uWKpNiv1HR5GSYbXJ4YpuNvC1ZfRYRfHRcT9oHP3ikpqPX5cHVdK";
@@ -60,19 +61,21 @@ impl Passwords {
     /// An unknown user's password is checked too, so that the time tells nothing.
     pub async fn check(
         &self,
-        users: &[(String, String)],
+        users: &[(String, Secret<String>)],
         user: &str,
-        password: &str,
+        password: &Secret<String>,
         client: Client,
     ) -> Option<bool> {
         let known = users.iter().find(|(name, _)| name == user);
         let hash = match (known, users.first()) {
-            (Some((_, hash)), _) => hash.clone(),
+            (Some((_, hash)), _) => hash.expose().clone(),
             // As costly as those of the others.
-            (None, Some((_, hash))) => format!("{}{NOBODY}", hash.get(..7).unwrap_or("$2b$10$")),
+            (None, Some((_, hash))) => {
+                format!("{}{NOBODY}", hash.expose().get(..7).unwrap_or("$2b$10$"))
+            }
             (None, None) => return Some(false),
         };
-        let key = digest(&[user, &hash, password]);
+        let key = digest(&[user, &hash, password.expose()]);
         if let Some(verdict) = self.memory().verdict(&key) {
             return Some(verdict);
         }
@@ -88,11 +91,11 @@ impl Passwords {
         if let Some(verdict) = self.memory().verdict(&key) {
             return Some(verdict);
         }
-        let (is_known, password) = (known.is_some(), password.to_owned());
+        let (is_known, password) = (known.is_some(), password.clone());
         let verified = tokio::task::spawn_blocking(move || {
             // Held until the end even if the client leaves.
             let _turns = turns;
-            bcrypt::verify(password, &hash).unwrap_or(false)
+            bcrypt::verify(password.expose(), &hash).unwrap_or(false)
         });
         let verdict = verified.await.unwrap_or(false) && is_known;
         self.memory().remember(key, verdict, client);
@@ -186,15 +189,16 @@ mod tests {
         Client::from(IpAddr::from(Ipv4Addr::new(192, 0, 2, number)))
     }
 
-    fn users() -> [(String, String); 1] {
-        [("user".to_owned(), bcrypt::hash("secret", 4).unwrap())]
+    fn users() -> [(String, Secret<String>); 1] {
+        [("user".to_owned(), bcrypt::hash("secret", 4).unwrap().into())]
     }
 
     #[tokio::test]
     async fn an_unknown_user_is_refused_after_the_same_work() {
         let (users, passwords) = (users(), Passwords::default());
         let check = async |user: &str, password: &str| {
-            passwords.check(&users, user, password, client(1)).await
+            let password = password.to_owned().into();
+            passwords.check(&users, user, &password, client(1)).await
         };
         for _ in 0..2 {
             assert_eq!(check("user", "secret").await, Some(true));

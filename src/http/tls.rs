@@ -23,13 +23,14 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use crate::files::{MAX_PEM, Sources, pem};
+use crate::secret::Secret;
 
 /// `tls_server_config` as written.
 #[derive(Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsServerConfig {
     cert: Option<String>,
-    key: Option<String>,
+    key: Option<Secret<String>>,
     cert_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
     client_ca: Option<String>,
@@ -113,7 +114,7 @@ pub fn acceptor(
     let client_auth = config.client_auth()?;
     let versions = versions(config)?;
     let provider = Arc::new(provider(config)?);
-    let mut text = |key, inline: &Option<String>, file: &Option<PathBuf>| match (inline, file) {
+    let mut text = |key, inline: Option<&String>, file: &Option<PathBuf>| match (inline, file) {
         (Some(_), Some(_)) => Err(format!("{key}: give `{key}` or `{key}_file`, not both")),
         (Some(inline), None) => Ok(inline.clone().into_bytes()),
         (None, Some(file)) => {
@@ -126,9 +127,10 @@ pub fn acceptor(
     if config.key.is_none() && config.key_file.is_none() {
         return Err("key: missing, give `key` or `key_file`".to_owned());
     }
-    let chain = pem::certificates(&text("cert", &config.cert, &config.cert_file)?)
+    let chain = pem::certificates(&text("cert", config.cert.as_ref(), &config.cert_file)?)
         .map_err(|err| format!("cert: {err}"))?;
-    let key = pem::private_key(&text("key", &config.key, &config.key_file)?)
+    let key = config.key.as_ref().map(Secret::expose);
+    let key = pem::private_key(&text("key", key, &config.key_file)?)
         .map_err(|err| format!("key: {err}"))?;
 
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -139,7 +141,7 @@ pub fn acceptor(
     } else {
         let verified = match client_auth {
             ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify => {
-                let anchors = text("client_ca", &config.client_ca, &config.client_ca_file)?;
+                let anchors = text("client_ca", config.client_ca.as_ref(), &config.client_ca_file)?;
                 Some(authority(&anchors, &provider).map_err(|err| format!("client_ca: {err}"))?)
             }
             ClientAuth::None | ClientAuth::Request | ClientAuth::RequireAny => None,

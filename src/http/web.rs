@@ -20,6 +20,7 @@ use crate::http::answer::{Body, text};
 use crate::http::passwords::Passwords;
 use crate::http::shares::Client;
 use crate::http::tls::{self, TlsServerConfig};
+use crate::secret::Secret;
 use crate::telemetry::Telemetry;
 
 /// Largest file: thousands of users.
@@ -40,7 +41,7 @@ const HEADERS: [&str; 5] = [
 struct File {
     tls_server_config: Option<TlsServerConfig>,
     http_server_config: HttpServerConfig,
-    basic_auth_users: Mapping,
+    basic_auth_users: Secret<Mapping>,
     rate_limit: RateLimit,
 }
 
@@ -69,7 +70,7 @@ struct RateLimit {
 struct Settings {
     tls: Option<TlsAcceptor>,
     /// Names with their bcrypt hashes.
-    users: Vec<(String, String)>,
+    users: Vec<(String, Secret<String>)>,
     headers: Vec<(HeaderName, HeaderValue)>,
     bucket: Option<Bucket>,
     /// What holds strangers off, in the words of the file.
@@ -208,12 +209,14 @@ impl Settings {
             .map(|config| tls::acceptor(config, directory, http_server_config.http2, sources))
             .transpose()
             .map_err(|err| format!("tls_server_config.{err}"))?;
-        let users = pairs(&basic_auth_users, "basic_auth_users")?;
+        let users = pairs(basic_auth_users.expose(), "basic_auth_users")?;
         for (user, hash) in &users {
             if hash.parse::<bcrypt::HashParts>().is_err() {
                 return Err(format!("basic_auth_users.{user}: is no bcrypt hash"));
             }
         }
+        let users: Vec<_> =
+            users.into_iter().map(|(user, hash)| (user, Secret::new(hash))).collect();
         let headers = pairs(&http_server_config.headers, "http_server_config.headers")?
             .iter()
             .map(|(name, value)| header(name, value))
@@ -257,7 +260,7 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> 
 }
 
 /// User and password of `Authorization: Basic`.
-fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
+fn credentials(headers: &HeaderMap) -> Option<(String, Secret<String>)> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
@@ -266,7 +269,7 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
     let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
     let decoded = String::from_utf8(decoded).ok()?;
     let (user, password) = decoded.split_once(':')?;
-    Some((user.to_owned(), password.to_owned()))
+    Some((user.to_owned(), password.to_owned().into()))
 }
 
 /// A token bucket over all requests.
@@ -434,7 +437,7 @@ mod tests {
                 HeaderValue::from_str(value).unwrap(),
             )]))
         };
-        let expected = Some(("user".to_owned(), "pass:word".to_owned()));
+        let expected = Some(("user".to_owned(), "pass:word".to_owned().into()));
         assert_eq!(read("Basic dXNlcjpwYXNzOndvcmQ="), expected);
         assert_eq!(read("basic dXNlcjpwYXNzOndvcmQ="), expected);
         for bad in ["Basic", "Basic !", "Bearer x", "Basic dXNlcg=="] {

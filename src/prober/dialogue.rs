@@ -14,12 +14,13 @@ use tokio_rustls::client::TlsStream;
 use crate::evidence::{Event, Transfer};
 use crate::module::pattern::Pattern;
 use crate::module::template::Template;
-use crate::module::{Close, Expect, Send, Step};
+use crate::module::{Close, Expect, Step};
 use crate::outcome::{DialogueDetails, Phase, ProbeResult};
 use crate::prober::connect::{self, ConnectedSocket};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::journal::{self, Journal, Level};
 use crate::prober::linger::Linger;
+use crate::prober::payload::Payloads;
 use crate::prober::stream::{Stream, TcpBytes};
 use crate::prober::tls::{self, TlsClient};
 use crate::prober::{Probe, ProbeError};
@@ -46,6 +47,7 @@ const GOODBYE: Duration = Duration::from_millis(200);
 pub(super) struct Context<'a> {
     pub(super) probe: &'a Probe<'a>,
     pub(super) tls: &'a TlsClient,
+    pub(super) payloads: &'a Payloads,
     pub(super) deadline: Deadline,
 }
 
@@ -183,7 +185,7 @@ impl Connection {
         };
         self.forget();
         let begun = Instant::now();
-        let Context { probe, tls, deadline } = context;
+        let Context { probe, tls, deadline, .. } = context;
         let (shown, secured) = tls.handshake(stream, probe, deadline, journal).await;
         result.tls = shown.map(Box::new);
         let secured = match secured {
@@ -227,35 +229,34 @@ impl Connection {
     ) -> Result<(), (ProbeError, Phase)> {
         let in_dialogue = |it| (it, Phase::Dialogue);
         let deadline = context.deadline;
-        let sent = match &step.expect {
-            None => step.send.as_ref().map(|it| render(it, None)),
+        let reject = step.reject.as_ref();
+        // What matched, and by which expression.
+        let matched = match &step.expect {
+            None => None,
             Some(Expect::Bytes(wanted)) => {
-                self.expect_bytes(wanted, deadline, dialogue, journal)
-                    .await
-                    .map_err(in_dialogue)?;
-                step.send.as_ref().map(|it| render(it, None))
+                let expected = self.expect_bytes(wanted, deadline, dialogue, journal);
+                expected.await.map_err(in_dialogue)?;
+                None
             }
             Some(Expect::Line(pattern)) => {
-                let line = self
-                    .expect_line(pattern, step.reject.as_ref(), deadline, dialogue, journal)
-                    .await
-                    .map_err(in_dialogue)?;
-                let captures = pattern.for_line(&line).captures(&line);
-                matched(step, captures.as_ref(), dialogue)
+                let line = self.expect_line(pattern, reject, deadline, dialogue, journal);
+                let line = line.await.map_err(in_dialogue)?;
+                Some((pattern.for_line(&line), line))
             }
             Some(Expect::Stream(pattern)) => {
-                let bytes = self
-                    .expect_stream(pattern, step.reject.as_ref(), deadline, dialogue, journal)
-                    .await
-                    .map_err(in_dialogue)?;
-                let captures = pattern.for_bytes().captures(&bytes);
-                matched(step, captures.as_ref(), dialogue)
+                let bytes = self.expect_stream(pattern, reject, deadline, dialogue, journal);
+                Some((pattern.for_bytes(), bytes.await.map_err(in_dialogue)?))
             }
         };
-        if let Some(bytes) = sent.filter(|it| !it.is_empty()) {
+        let captures = matched.as_ref().and_then(|(regex, bytes)| regex.captures(bytes));
+        note_labels(step, captures.as_ref(), dialogue);
+        let sent =
+            context.payloads.render(step.send.as_ref(), captures.as_ref(), deadline, journal);
+        let sent = sent.await.map_err(in_dialogue)?;
+        if !sent.expose().is_empty() {
             // Not what: it may be a password.
-            journal.note(Level::Debug, || format!("sending {} bytes", bytes.len()));
-            self.send(&bytes, deadline).await.map_err(in_dialogue)?;
+            journal.note(Level::Debug, || format!("sending {} bytes", sent.expose().len()));
+            self.send(sent.expose(), deadline).await.map_err(in_dialogue)?;
         }
         if step.starttls {
             journal.note(Level::Debug, || "beginning TLS".to_owned());
@@ -544,23 +545,17 @@ async fn says_goodbye(stream: &mut TlsStream<TcpBytes>) -> bool {
     tokio::time::timeout(GOODBYE, stream.shutdown()).await.is_ok()
 }
 
-/// What to do with a match: labels for the result, and what to send.
-fn matched(
-    step: &Step,
-    captures: Option<&Captures<'_>>,
-    dialogue: &mut DialogueDetails,
-) -> Option<Vec<u8>> {
-    if let (Some(labels), Some(captures)) = (&step.labels, captures) {
-        let known = dialogue.labels.get_or_insert_default();
-        for (name, template) in labels {
-            let value = label_value(template, captures);
-            match known.iter_mut().find(|(it, _)| it == name) {
-                Some((_, old)) => *old = value,
-                None => known.push((name.clone(), value)),
-            }
+/// Labels for the result, if a step asks for them.
+fn note_labels(step: &Step, captures: Option<&Captures<'_>>, dialogue: &mut DialogueDetails) {
+    let (Some(labels), Some(captures)) = (&step.labels, captures) else { return };
+    let known = dialogue.labels.get_or_insert_default();
+    for (name, template) in labels {
+        let value = label_value(template, captures);
+        match known.iter_mut().find(|(label, _)| label == name) {
+            Some((_, old)) => *old = value,
+            None => known.push((name.clone(), value)),
         }
     }
-    step.send.as_ref().map(|it| render(it, captures))
 }
 
 /// A label's value: valid text of bearable length, whatever the peer sent. It will be shown by
@@ -573,22 +568,6 @@ fn label_value(template: &Template, captures: &Captures<'_>) -> String {
     let end = (0..=MAX_LABEL).rfind(|it| value.is_char_boundary(*it)).unwrap_or(0);
     value.truncate(end);
     value
-}
-
-/// The bytes to send.
-fn render(send: &Send, captures: Option<&Captures<'_>>) -> Vec<u8> {
-    match send {
-        Send::Bytes(bytes) => bytes.clone(),
-        Send::Line(template) if template.as_str().is_empty() => Vec::new(),
-        Send::Line(template) => {
-            let mut line = captures.map_or_else(
-                || template.as_str().as_bytes().to_vec(),
-                |captures| template.expand(captures),
-            );
-            line.push(b'\n');
-            line
-        }
-    }
 }
 
 /// The peer closed while we waited. One that said something else was of another opinion; one

@@ -1,6 +1,7 @@
 //! What a probe writes down for the person who reads `debug=true` or `/logs`. Bounded.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How much a line matters.
@@ -65,6 +66,13 @@ impl Journal {
             self.budget -= message.len();
         }
         self.lines.push(Line { at: self.start.elapsed(), level, message });
+    }
+
+    /// Tells the reader that the probe went by older files, and why.
+    pub(super) fn note_stale(&mut self, err: Option<Arc<str>>) {
+        if let Some(err) = err {
+            self.note(Level::Warn, || format!("{err}; going by what was read before"));
+        }
     }
 
     /// The lines, oldest first.

@@ -5,11 +5,10 @@
 //! or cannot be read. Sessions are never resumed, so that each probe verifies the certificate
 //! that the server has now.
 
-use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -23,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::evidence::{Event, TlsFault};
-use crate::files::{LoadThreads, MAX_PEM, Sources, Watched, pem};
+use crate::files::{LoadThreads, MAX_PEM, Sources, Watched, WatchedMap, pem};
 use crate::module::{PemSource, TlsSettings, TlsVersion};
 use crate::outcome::TlsDetails;
 use crate::prober::connect;
@@ -38,17 +37,12 @@ mod anchors;
 mod certificate;
 mod recording;
 
-/// Settings that are kept. Reloads bring new ones; beyond this all are made again.
-const MAX_SETTINGS: usize = 1024;
-
 /// Carries out handshakes.
 #[derive(Debug)]
 pub(super) struct TlsClient {
     provider: Arc<CryptoProvider>,
-    threads: LoadThreads,
     system_trust: Watched<Trust>,
-    /// Guards what is made from settings and their files; held to look it up only.
-    by_settings: Mutex<HashMap<TlsSettings, Watched<Prepared>>>,
+    by_settings: WatchedMap<TlsSettings, Prepared>,
 }
 
 /// What settings and their files amount to.
@@ -106,12 +100,7 @@ impl Default for TlsClient {
                 trust(&certificates, &own)
                     .map_err(|err| format!("trust store of the system: {err}"))
             });
-        Self {
-            provider,
-            threads: LoadThreads::default(),
-            system_trust,
-            by_settings: Mutex::default(),
-        }
+        Self { provider, system_trust, by_settings: WatchedMap::new("certificate files") }
     }
 }
 
@@ -200,42 +189,22 @@ impl TlsClient {
         settings: &TlsSettings,
         journal: &mut Journal,
     ) -> Result<Ready, ProbeError> {
-        let watched = self.watched(settings);
+        let watched = self.by_settings.get(settings, |settings| {
+            let provider = Arc::clone(&self.provider);
+            move |sources| prepare(&settings, &provider, sources)
+        });
         let prepared = watched.get().await.map_err(|err| config(&*err))?;
-        note_stale(watched.error(), journal);
+        journal.note_stale(watched.error());
         let trust = match &prepared.trust {
             TrustSource::Anyone => None,
             TrustSource::Given(trust) => Some(Arc::clone(trust)),
             TrustSource::System => {
                 let trust = self.system_trust.get().await.map_err(|err| config(&*err))?;
-                note_stale(self.system_trust.error(), journal);
+                journal.note_stale(self.system_trust.error());
                 Some(trust)
             }
         };
         Ok(Ready { prepared, trust })
-    }
-
-    fn watched(&self, settings: &TlsSettings) -> Watched<Prepared> {
-        let mut known = self.by_settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watched) = known.get(settings) {
-            return watched.clone();
-        }
-        if known.len() >= MAX_SETTINGS {
-            known.clear();
-        }
-        let (provider, own) = (Arc::clone(&self.provider), settings.clone());
-        let watched = Watched::new("certificate files", &self.threads, move |sources, _| {
-            prepare(&own, &provider, sources)
-        });
-        known.insert(settings.clone(), watched.clone());
-        watched
-    }
-}
-
-/// Tells the reader of a probe that it went by older files.
-fn note_stale(err: Option<Arc<str>>, journal: &mut Journal) {
-    if let Some(err) = err {
-        journal.note(Level::Warn, || format!("{err}; going by what was read before"));
     }
 }
 
@@ -328,7 +297,9 @@ fn text(
     sources: &mut Sources,
 ) -> Result<(Vec<u8>, String), String> {
     match source {
-        PemSource::Inline(text) => Ok((text.clone().into_bytes(), format!("inline {what}"))),
+        PemSource::Inline(text) => {
+            Ok((text.expose().clone().into_bytes(), format!("inline {what}")))
+        }
         PemSource::File(path) => {
             let place = format!("{what} `{}`", path.display());
             let text = sources.read(path, MAX_PEM).map_err(|err| format!("{place}: {err}"))?;
@@ -496,7 +467,10 @@ mod tests {
                 ca(PemSource::File("/nonexistent/ca.pem".into())),
                 "CA `/nonexistent/ca.pem`: No such",
             ),
-            (ca(PemSource::Inline("nonsense".to_owned())), "inline CA: no certificate in PEM form"),
+            (
+                ca(PemSource::Inline("nonsense".to_owned().into())),
+                "inline CA: no certificate in PEM form",
+            ),
             (
                 ca(PemSource::Reference("vault".to_owned())),
                 "CA `vault`: there is no secret manager",

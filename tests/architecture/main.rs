@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 /// message. Modules only look at those above them, so the graph has no cycle.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The vocabulary.
+    ("secret", &[]),
     ("address", &[]),
-    ("module", &[]),
+    ("module", &["secret"]),
     ("outcome", &[]),
     ("evidence", &["module", "outcome"]),
     ("circumstances", &[]),
@@ -27,7 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("log", &[]),
     ("limits", &[]),
     ("telemetry", &["outcome"]),
-    ("config", &["address", "access", "files", "module", "monitor", "verdict"]),
+    ("config", &["address", "access", "files", "module", "monitor", "secret", "verdict"]),
     ("config_handle", &["config", "files", "telemetry"]),
     ("machine", &["circumstances", "evidence"]),
     (
@@ -43,6 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "module",
             "outcome",
             "path",
+            "secret",
         ],
     ),
     ("canaries", &[]),
@@ -89,6 +91,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "observer",
             "outcome",
             "prober",
+            "secret",
             "store",
             "telemetry",
             "verdict",
@@ -119,6 +122,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// Modules that decide and remember nothing of the world: no I/O, no clock, no log.
 const PURE: &[&str] = &[
+    "secret",
     "address",
     "module",
     "outcome",

@@ -21,6 +21,7 @@ mod machine;
 mod names;
 mod passwords;
 mod promises;
+mod secrets;
 mod server;
 mod starvation;
 mod supply;

@@ -33,7 +33,7 @@ fn template(text: &str) -> Template {
 }
 
 fn with_send(step: Step, text: &str) -> Step {
-    Step { send: Some(Send::Line(template(text))), ..step }
+    Step { send: Some(Send::Line(template(text).into())), ..step }
 }
 
 fn module(query_response: Vec<Step>) -> Module {
@@ -131,9 +131,9 @@ async fn text_without_an_expect_is_sent_as_it_is() {
     let address = peer(move |stream| done.send(crate::read_all(&stream)).unwrap());
     let send = |send| Step { send: Some(send), ..Step::default() };
     let steps = vec![
-        send(Send::Line(template("cost $1"))),
-        send(Send::Line(template(""))),
-        send(Send::Bytes(b"\x00\xff$1".to_vec())),
+        send(Send::Line(template("cost $1").into())),
+        send(Send::Line(template("").into())),
+        send(Send::Bytes(b"\x00\xff$1".to_vec().into())),
     ];
     let result = probe(&address.to_string(), &module(steps), TIMEOUT).await;
     assert_eq!(result.outcome, Outcome::Success, "{result:?}");

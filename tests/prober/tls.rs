@@ -134,7 +134,7 @@ fn tls(settings: TlsSettings) -> Module {
 }
 
 fn trusting(pem: String) -> TlsSettings {
-    TlsSettings { ca: Some(PemSource::Inline(pem)), ..TlsSettings::default() }
+    TlsSettings { ca: Some(PemSource::Inline(pem.into())), ..TlsSettings::default() }
 }
 
 fn named(pem: String, name: &str) -> TlsSettings {
@@ -337,8 +337,8 @@ async fn a_wanted_client_certificate() {
             let address = server(config(&leaf, Some((&authority, is_required)), versions));
             let client = issuer.map(|it| it.issue(&["client"], GOOD));
             let settings = TlsSettings {
-                cert: client.as_ref().map(|it| PemSource::Inline(it.pem.clone())),
-                key: client.as_ref().map(|it| PemSource::Inline(it.key_pem.clone())),
+                cert: client.as_ref().map(|it| PemSource::Inline(it.pem.clone().into())),
+                key: client.as_ref().map(|it| PemSource::Inline(it.key_pem.clone().into())),
                 ..trusting(authority.pem())
             };
             let result = probe(&address.to_string(), &tls(settings), TIMEOUT).await;
@@ -365,7 +365,7 @@ async fn starttls_begins_in_plain_text_and_drops_what_was_not_asked_for() {
     let query_response = vec![
         Step {
             expect: line("^220"),
-            send: Some(Send::Line(Template::new("STARTTLS".to_owned()))),
+            send: Some(Send::Line(Template::new("STARTTLS".to_owned()).into())),
             ..Step::default()
         },
         Step { expect: line("^220"), starttls: true, ..Step::default() },
