@@ -321,6 +321,9 @@ pub struct Access {
     pub everyone: Rules,
     /// By module, on top.
     pub modules: BTreeMap<Arc<str>, Rules>,
+    /// What peers say is kept from whoever asks for a probe: a module that expects a line would
+    /// read the first line of any port to strangers.
+    pub hides_banners: bool,
     /// No rule at all, not even the built-in ones.
     unrestricted: bool,
 }
@@ -329,13 +332,19 @@ impl Access {
     /// Rules as configured.
     #[must_use]
     pub const fn new(everyone: Rules, modules: BTreeMap<Arc<str>, Rules>) -> Self {
-        Self { everyone, modules, unrestricted: false }
+        Self { everyone, modules, hides_banners: false, unrestricted: false }
     }
 
     /// Allows everything: for monitors, whose targets the configuration names itself.
     #[must_use]
     pub fn unrestricted() -> Self {
         Self { unrestricted: true, ..Self::default() }
+    }
+
+    /// Whether everything is allowed.
+    #[must_use]
+    pub const fn is_unrestricted(&self) -> bool {
+        self.unrestricted
     }
 
     /// Whether anybody who reaches `/probe` can reach any ordinary address by it.

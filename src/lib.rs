@@ -46,10 +46,11 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -66,6 +67,7 @@ use crate::http::{App, Setup, Shared};
 use crate::limits::Limits;
 use crate::observer::Observer;
 use crate::prober::Prober;
+use crate::prober::accepted::Accepted;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -108,7 +110,7 @@ pub async fn run(
     settings: Settings,
     config: Config,
     web: Web,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<std::net::TcpListener>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let limits = Limits::raise();
@@ -117,8 +119,12 @@ pub async fn run(
     telemetry.in_flight_limit.set(i64::try_from(places).unwrap_or(i64::MAX));
     let config_handle =
         Arc::new(ConfigHandle::new(settings.config_file.clone(), config, Arc::clone(&telemetry)));
-    let own: io::Result<Box<[_]>> = listeners.iter().map(TcpListener::local_addr).collect();
-    let prober = Arc::new(Prober::new(own?, limits.lingering));
+    let exposed = listeners.iter().any(is_exposed);
+    let listeners: io::Result<Vec<_>> =
+        listeners.into_iter().map(|own| TcpListener::from_std(own).map(Arc::new)).collect();
+    let listeners = listeners?;
+    let accepted = Arc::new(Accepted::new(&listeners)?);
+    let prober = Arc::new(Prober::new(Arc::clone(&accepted), limits.lingering));
     let observer = Arc::new(Observer::new(
         Arc::clone(&prober),
         Arc::clone(&config_handle),
@@ -168,36 +174,31 @@ pub async fn run(
     if let Some(interval) = settings.auto_reload {
         background.spawn(reload_on_change(Arc::clone(&config_handle), interval));
     }
-    if config_handle.config().access.is_open()
-        && !web.asks_who()
-        && listeners.iter().any(is_exposed)
-    {
+    if config_handle.config().access.is_open() && !web.asks_who() && exposed {
         warn!(
             "/probe is open to everybody who reaches this port, and reaches any address: set \
              access rules in the configuration, a password in --web.config.file, or listen on a \
              private address"
         );
     }
-    let mut accepting = Vec::new();
-    for listener in listeners {
+    for listener in &listeners {
         let address = listener.local_addr()?;
         info!(%address, tls = web.tls().is_some(), "listening");
-        accepting.push(tokio::net::TcpListener::from_std(listener)?);
     }
     let (stop, stopped) = watch::channel(false);
-    let server = Server { app, limit: limits.connections, stop: stopped };
+    let server = Server { app, accepted, limit: limits.connections, stop: stopped };
     let stopping = async {
         shutdown.await;
         stop.send_replace(true);
         schedule.stop().await;
     };
-    tokio::join!(server.serve(accepting), stopping);
+    tokio::join!(server.serve(listeners), stopping);
     prober.drain().await;
     Ok(())
 }
 
 /// Whether others than this machine may reach a listener.
-fn is_exposed(listener: &TcpListener) -> bool {
+fn is_exposed(listener: &std::net::TcpListener) -> bool {
     listener.local_addr().is_ok_and(|it| match it.ip() {
         IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
         IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),

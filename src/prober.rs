@@ -12,6 +12,7 @@
 //! Nothing here remembers a target: what a [`Prober`] holds are caches of files and names.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::access::{Access, AccessDenied};
@@ -23,7 +24,8 @@ use crate::machine::Machine;
 use crate::module::{ExpectConnect, Module};
 use crate::outcome::{Outcome, Phase, ProbeResult};
 use crate::path::Path;
-use crate::prober::connect::{Connected, Failed};
+use crate::prober::accepted::Accepted;
+use crate::prober::connect::{Connected, ConnectedSocket, Failed};
 use crate::prober::deadline::Deadline;
 use crate::prober::dialogue::{Connection, Context};
 use crate::prober::journal::{Journal, Level, one_line};
@@ -32,6 +34,7 @@ use crate::prober::payload::Payloads;
 use crate::prober::resolve::Resolvers;
 use crate::prober::tls::TlsClient;
 
+pub mod accepted;
 mod connect;
 mod deadline;
 mod dialogue;
@@ -67,7 +70,7 @@ pub struct Prober {
     tls: TlsClient,
     payloads: Payloads,
     linger: Linger,
-    listeners: Box<[SocketAddr]>,
+    accepted: Arc<Accepted>,
     machine: Machine,
 }
 
@@ -110,11 +113,11 @@ struct Begin {
 }
 
 impl Prober {
-    /// One that knows where this process listens, to deny that to probes on demand, and how many
+    /// One that knows what this process accepts, to deny that to probes on demand, and how many
     /// sockets it may keep beyond the end of their probes.
     #[must_use]
-    pub fn new(listeners: Box<[SocketAddr]>, lingering: usize) -> Self {
-        Self { listeners, linger: Linger::with_limit(lingering), ..Self::default() }
+    pub fn new(accepted: Arc<Accepted>, lingering: usize) -> Self {
+        Self { accepted, linger: Linger::with_limit(lingering), ..Self::default() }
     }
 
     /// Does for ever what probes need beside them, on the runtime that carries them out: measures
@@ -131,7 +134,7 @@ impl Prober {
 
     /// Whether a connection to `peer` would come back to this process.
     fn is_listener(&self, peer: SocketAddr) -> bool {
-        let same_port = self.listeners.iter().filter(|own| own.port() == peer.port());
+        let same_port = self.accepted.addresses().iter().filter(|own| own.port() == peer.port());
         same_port.map(|own| own.ip().to_canonical()).any(|own| {
             own == peer.ip()
                 || ((own.is_unspecified() || peer.ip().is_unspecified())
@@ -144,6 +147,25 @@ impl Prober {
         let (module, host) = (&probe.module.name, &probe.address.host);
         probe.access.judge(module, host, peer, route::is_on_link)?;
         if self.is_listener(peer) { probe.access.judge_own(module, host, peer) } else { Ok(()) }
+    }
+
+    /// Judges a connection by where it really ended: at one of our own listeners, if the one that
+    /// was accepted there has the same other end.
+    async fn judge_connection(
+        &self,
+        probe: &Probe<'_>,
+        socket: &ConnectedSocket,
+    ) -> Result<(), AccessDenied> {
+        if probe.access.is_unrestricted() {
+            return Ok(());
+        }
+        let Ok(own) = socket.local_address() else { return Ok(()) };
+        match self.accepted.find(own).await {
+            Some(listener) => {
+                probe.access.judge_own(&probe.module.name, &probe.address.host, listener)
+            }
+            None => Ok(()),
+        }
     }
 
     /// The machine that it runs on.
@@ -339,7 +361,10 @@ impl Prober {
                 None => format!("connected after {took:?}"),
             }
         });
-        let mut connection = Connection::new(socket);
+        if let Err(denial) = self.judge_connection(probe, &socket).await {
+            return (None, Some(denied(result, denial)));
+        }
+        let mut connection = Connection::new(socket, !probe.access.hides_banners);
         if module.expect_connect != ExpectConnect::Open {
             let expected = module.expect_connect.as_str();
             let detail = format!("the port is open, the module expects it {expected}");

@@ -32,7 +32,9 @@ pub(super) fn access(
         let rules = rules(keys.allow, keys.deny, &path, report);
         by_module.insert(Arc::from(name), rules);
     }
-    Access::new(everyone, by_module)
+    let mut access = Access::new(everyone, by_module);
+    access.hides_banners = keys.banners.is_some_and(|shown| !shown.0);
+    access
 }
 
 fn rules(

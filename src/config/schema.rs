@@ -360,6 +360,9 @@ pub(super) struct AccessKeys {
     pub(super) deny: Option<OneOrMany<RuleText>>,
     /// On top, for one module.
     pub(super) modules: Option<BTreeMap<String, Option<RuleKeys>>>,
+    /// Whether `/probe`, the status page and the logs of probes on demand quote what peers say.
+    /// What `labels` of a module capture is exposed anyway. Default: true.
+    pub(super) banners: Option<Flag>,
 }
 
 /// Rules for one module.

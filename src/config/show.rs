@@ -291,9 +291,9 @@ fn access_keys(access: &Access) -> Option<AccessKeys> {
         allow: rules(allow),
         deny: rules(deny),
         modules: Some(modules).filter(|modules| !modules.is_empty()),
+        banners: access.hides_banners.then_some(Flag(false)),
     };
-    let says = keys.allow.is_some() || keys.deny.is_some() || keys.modules.is_some();
-    says.then_some(keys)
+    (*access != Access::default()).then_some(keys)
 }
 
 fn rules(rules: &[Rule]) -> Option<OneOrMany<RuleText>> {

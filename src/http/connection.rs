@@ -34,6 +34,7 @@ use crate::limits::{
     ANSWER_TAKEN_WITHIN, DRAINED_WITHIN, FIRST_REQUEST_WITHIN, HANDSHAKE_WITHIN, HEAD_BYTES,
     HEAD_FIELDS, MAX_STREAMS, NEXT_REQUEST_WITHIN, PIECE_TAKEN_WITHIN,
 };
+use crate::prober::accepted::Accepted;
 
 /// How long a connection that has not begun a request stays after the signal to stop.
 const STOPS_AFTER: Duration = Duration::from_secs(1);
@@ -56,6 +57,8 @@ pub struct Peer {
 pub struct Server {
     /// Gives the answers.
     pub app: Arc<App>,
+    /// Where it is noted which connections are open.
+    pub accepted: Arc<Accepted>,
     /// Most connections at once.
     pub limit: usize,
     /// Becomes true when it is time to stop.
@@ -64,7 +67,7 @@ pub struct Server {
 
 impl Server {
     /// Accepts connections until it is time to stop, then lets running requests finish.
-    pub async fn serve(self, listeners: Vec<TcpListener>) {
+    pub async fn serve(self, listeners: Vec<Arc<TcpListener>>) {
         let (places, server) = (Shares::new(self.limit), Arc::new(self));
         let graceful = Arc::new(GracefulShutdown::new());
         let mut acceptors = JoinSet::new();
@@ -83,7 +86,7 @@ impl Server {
 
     async fn accept(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         places: Arc<Shares>,
         graceful: Arc<GracefulShutdown>,
     ) -> JoinSet<()> {
@@ -94,17 +97,19 @@ impl Server {
             let accepted = tokio::select! {
                 biased;
                 () = told(&mut stop) => return connections,
-                accepted = listener.accept() => accepted,
+                accepted = poll_fn(|context| self.accepted.poll_accept(&listener, context)) => accepted,
             };
             match accepted {
-                Ok((stream, address)) => {
+                Ok((stream, address, entry)) => {
                     let client = Client::from(address.ip());
                     let peer = Peer { client, displaced: Arc::new(Notify::new()) };
                     if let Some(place) = places.take(client, &peer.displaced) {
                         let (server, watcher) = (Arc::clone(&self), graceful.watcher());
                         let activity = Arc::new(Activity::new(place));
-                        connections
-                            .spawn(server.converse(stream, address, peer, activity, watcher));
+                        connections.spawn(async move {
+                            server.converse(stream, address, peer, activity, watcher).await;
+                            drop(entry);
+                        });
                     } else {
                         debug!(peer = %address, "refused: its client has its share of connections");
                     }

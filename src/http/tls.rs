@@ -20,7 +20,7 @@ use serde::Deserialize;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer as _;
+use x509_parser::prelude::{FromDer as _, X509Version};
 
 use crate::files::{MAX_PEM, Sources, pem};
 use crate::secret::Secret;
@@ -129,6 +129,7 @@ pub fn acceptor(
     }
     let chain = pem::certificates(&text("cert", config.cert.as_ref(), &config.cert_file)?)
         .map_err(|err| format!("cert: {err}"))?;
+    check_version(&chain).map_err(|err| format!("cert: {err}"))?;
     let key = config.key.as_ref().map(Secret::expose);
     let key = pem::private_key(&text("key", key, &config.key_file)?)
         .map_err(|err| format!("key: {err}"))?;
@@ -160,6 +161,18 @@ pub fn acceptor(
         server.alpn_protocols.insert(0, b"h2".to_vec());
     }
     Ok(TlsAcceptor::from(Arc::new(server)))
+}
+
+/// rustls refuses certificates of X.509 versions 1 and 2 for a server, in words for programmers.
+fn check_version(chain: &[CertificateDer<'_>]) -> Result<(), String> {
+    let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+    match leaf.map(|(_, leaf)| leaf.version()) {
+        Some(version) if version != X509Version::V3 => {
+            let version = version.0 + 1;
+            Err(format!("the certificate has X.509 version {version}: issue one of version 3"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn authority(

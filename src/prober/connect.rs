@@ -40,6 +40,19 @@ pub(super) enum ConnectedSocket {
     Watched(TcpStream),
 }
 
+impl ConnectedSocket {
+    /// Our own end.
+    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Bare(socket) => socket
+                .local_addr()?
+                .as_socket()
+                .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into()),
+            Self::Watched(stream) => stream.local_addr(),
+        }
+    }
+}
+
 /// A handshake that did not complete.
 #[derive(Debug)]
 pub(super) struct Failed {

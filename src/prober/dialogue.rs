@@ -67,6 +67,8 @@ pub(super) struct Connection {
     searched: usize,
     /// Since when reads have been found something after the end of their deadline.
     late_since: Option<Instant>,
+    /// Whether what came may be quoted to whoever asked for the probe.
+    quotes: bool,
 }
 
 /// What reading more brought.
@@ -117,7 +119,7 @@ pub(super) async fn talk(
 
 impl Connection {
     /// A connection over which nothing came yet.
-    pub(super) fn new(socket: ConnectedSocket) -> Self {
+    pub(super) fn new(socket: ConnectedSocket, quotes: bool) -> Self {
         let stream = match socket {
             ConnectedSocket::Bare(socket) => Stream::Bare(socket),
             ConnectedSocket::Watched(stream) => Stream::Plain(TcpBytes::new(stream)),
@@ -130,7 +132,13 @@ impl Connection {
             ended: false,
             searched: 0,
             late_since: None,
+            quotes,
         }
+    }
+
+    /// Bytes that came, for a reader.
+    fn shown(&self, bytes: &[u8]) -> String {
+        if self.quotes { journal::shown(bytes) } else { format!("{} bytes", bytes.len()) }
     }
 
     /// Has the connection watched, if it is not yet.
@@ -278,11 +286,11 @@ impl Connection {
         let mut last = String::new();
         loop {
             while let Some(line) = self.take_line()? {
-                journal.note(Level::Debug, || format!("received `{}`", journal::shown(&line)));
+                journal.note(Level::Debug, || format!("received `{}`", self.shown(&line)));
                 if pattern.for_line(&line).is_match(&line) {
                     return Ok(line);
                 }
-                let shown = journal::shown(&line);
+                let shown = self.shown(&line);
                 if reject.is_some_and(|it| it.for_line(&line).is_match(&line)) {
                     dialogue.failed_due_to_regex = true;
                     let detail = format!("received `{shown}`, which the module rejects");
@@ -299,7 +307,7 @@ impl Connection {
                     return Err(ended(pattern.as_str(), lines > 0, &last));
                 }
                 Err(mut error) => {
-                    error.detail = waiting(&error.detail, pattern.as_str(), self.held(), &last);
+                    error.detail = self.waiting(&error.detail, pattern.as_str(), &last);
                     return Err(error);
                 }
             }
@@ -346,12 +354,12 @@ impl Connection {
         loop {
             if let Some(end) = pattern.for_bytes().find(self.held()).map(|found| found.end()) {
                 let bytes = self.consume(end);
-                journal.note(Level::Debug, || format!("received `{}`", journal::shown(&bytes)));
+                journal.note(Level::Debug, || format!("received `{}`", self.shown(&bytes)));
                 return Ok(bytes);
             }
             if reject.is_some_and(|reject| reject.for_bytes().is_match(self.held())) {
                 dialogue.failed_due_to_regex = true;
-                let shown = journal::shown(self.held());
+                let shown = self.shown(self.held());
                 let detail = format!("received `{shown}`, which the module rejects");
                 return Err(ProbeError::new(Event::Rejection, detail));
             }
@@ -364,11 +372,11 @@ impl Connection {
                 Ok(More::Bytes) => (),
                 Ok(More::End) => {
                     dialogue.failed_due_to_regex = true;
-                    let shown = journal::shown(self.held());
+                    let shown = self.shown(self.held());
                     return Err(ended(pattern.as_str(), !self.held().is_empty(), &shown));
                 }
                 Err(mut error) => {
-                    error.detail = waiting(&error.detail, pattern.as_str(), self.held(), "");
+                    error.detail = self.waiting(&error.detail, pattern.as_str(), "");
                     return Err(error);
                 }
             }
@@ -413,14 +421,14 @@ impl Connection {
             let held = &self.held()[..self.held().len().min(wanted.len())];
             if held[equal..] != wanted[equal..held.len()] {
                 dialogue.failed_due_to_bytes = true;
-                let (shown, wanted) = (journal::shown(held), journal::shown(wanted));
+                let (shown, wanted) = (self.shown(held), journal::shown(wanted));
                 let detail = format!("received `{shown}`, expected `{wanted}`");
                 return Err(ProbeError::new(Event::Mismatch, detail));
             }
             equal = held.len();
             if equal == wanted.len() {
                 let bytes = self.consume(equal);
-                journal.note(Level::Debug, || format!("received `{}`", journal::shown(&bytes)));
+                journal.note(Level::Debug, || format!("received `{}`", self.shown(&bytes)));
                 return Ok(());
             }
             match self.more(deadline).await {
@@ -428,9 +436,22 @@ impl Connection {
                 Ok(More::End) => return Err(ended(&journal::shown(wanted), false, "")),
                 Err(mut error) => {
                     let expected = journal::shown(wanted);
-                    error.detail = waiting(&error.detail, &expected, self.held(), "");
+                    error.detail = self.waiting(&error.detail, &expected, "");
                     return Err(error);
                 }
+            }
+        }
+    }
+
+    /// What was awaited and what came.
+    fn waiting(&self, what: &str, expected: &str, last: &str) -> String {
+        let expected = journal::printable(expected);
+        match (self.held(), last) {
+            ([], "") => format!("waiting for `{expected}`: {what}"),
+            ([], last) => format!("waiting for `{expected}`: {what}, its last was `{last}`"),
+            (held, _) => {
+                let held = self.shown(held);
+                format!("waiting for `{expected}`: {what}, received `{held}` so far")
             }
         }
     }
@@ -603,17 +624,4 @@ fn late(Elapsed { stalled }: Elapsed, what: &str) -> ProbeError {
 /// Whether a wait found nothing, however long it took.
 const fn is_silence(error: &ProbeError) -> bool {
     matches!(error.event, Event::Silence | Event::Overslept)
-}
-
-/// What was awaited and what came.
-fn waiting(what: &str, expected: &str, held: &[u8], last: &str) -> String {
-    let expected = journal::printable(expected);
-    match (held.is_empty(), last.is_empty()) {
-        (false, _) => {
-            let held = journal::shown(held);
-            format!("waiting for `{expected}`: {what}, received `{held}` so far")
-        }
-        (true, false) => format!("waiting for `{expected}`: {what}, its last was `{last}`"),
-        (true, true) => format!("waiting for `{expected}`: {what}"),
-    }
 }

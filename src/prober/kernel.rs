@@ -95,6 +95,11 @@ impl TcpInfoPrefix {
         self.state == CLOSE
     }
 
+    /// Of a listener: whether connections wait to be accepted.
+    pub(super) const fn has_pending(&self) -> bool {
+        self.unacked > 0
+    }
+
     /// The part that a result keeps.
     pub(super) fn view(&self) -> KernelView {
         // After a segment was sent again the kernel has timed something else than a round trip.

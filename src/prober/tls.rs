@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, ProtocolVersion, RootCertStore,
@@ -20,6 +20,8 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use crate::evidence::{Event, TlsFault};
 use crate::files::{LoadThreads, MAX_PEM, Sources, Watched, WatchedMap, pem};
@@ -281,9 +283,28 @@ fn client_key(
     let chain = pem::certificates(&chain).map_err(|err| format!("{place}: {err}"))?;
     let (key, place) = text(key, "client key", sources)?;
     pem::private_key(&key)
-        .and_then(|key| CertifiedKey::from_der(chain, key, provider).map_err(|err| err.to_string()))
+        .and_then(|key| certified(chain, key, provider))
         .map(Arc::new)
         .map_err(|err| format!("{place}: {err}"))
+}
+
+/// A chain with the key of its first certificate. Compared here, since rustls compares only what
+/// it would verify, and refuses X.509 version 1 with that; what it sends, it need not verify.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<CertifiedKey, String> {
+    let key = provider.key_provider.load_private_key(key).map_err(|err| err.to_string())?;
+    let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+    let (_, leaf) = leaf.ok_or("the certificate cannot be read: write one in PEM form")?;
+    let is_its = key.public_key().is_none_or(|public| *public == *leaf.public_key().raw);
+    if !is_its {
+        return Err(
+            "this is not the key of the certificate: name the key that belongs to it".into()
+        );
+    }
+    Ok(CertifiedKey::new(chain, key))
 }
 
 fn config(detail: impl Into<String>) -> ProbeError {

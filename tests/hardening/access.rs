@@ -114,7 +114,9 @@ fn a_forbidden_target_is_forbidden_however_it_is_written() {
         "[fe80::1%25lo]",
         "[fd00:ec2::254]",
         "[fd00:ec2::23]",
+        "[fd00:ec2::123]",
         "[fd00:c1::a9fe:a9fe]",
+        "[fd20:ce::254]",
         "[fd00:42::42]",
         "[::7f00:1]",
         "[64:ff9b:1::7f00:1]",
@@ -305,6 +307,91 @@ fn the_exporters_own_port_is_denied_through_a_route_of_its_own() {
         let response = exporter.get(&format!("/probe?module=m&target={host}:{port}"));
         assert_eq!((response.status, &*response.text()), (403, REFUSAL), "{host}");
     }
+}
+
+/// A firewall that translates the destination: the address says nothing, the connection does.
+#[test]
+fn the_exporters_own_port_is_denied_behind_a_translated_address() {
+    if !Netns::available("the_exporters_own_port_is_denied_behind_a_translated_address") {
+        return;
+    }
+    let (host, router) = (Netns::new("own-dnat"), Netns::new("own-dnat-router"));
+    host.link(&router, &[("10.97.0.1/24", "10.97.0.2/24")]);
+    host.ip("route add default via 10.97.0.2");
+    let exporter = Exporter::new(EXPORTER)
+        .config(
+            "modules:
+  connect: {prober: tcp, timeout: 3s}
+  talk: {prober: tcp, timeout: 3s, tcp: {query_response: [{send: \"GET /config HTTP/1.0\\r\\n\\r\"}, {expect: HTTP}]}}
+",
+        )
+        .flag("--web.listen-address=[::]:0")
+        .netns(&host)
+        .start();
+    let other = host.within(|| {
+        Listener::serve(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |visitor| {
+            visitor.write(b"HTTP\r\n");
+            visitor.read_to_end();
+        })
+    });
+    let (own, other) = (exporter.address().port(), other.port());
+    let far = "ip daddr 198.51.100.9 tcp dport";
+    host.nft(&format!(
+        "table ip nat {{ chain output {{ type nat hook output priority -100;\n\
+         {far} 80 dnat to 10.97.0.1:{own};\n{far} 81 dnat to 10.97.0.1:{other};\n}}; }}"
+    ));
+    for module in ["connect", "talk"] {
+        for _ in 0..20 {
+            let answer = exporter.get(&format!("/probe?module={module}&target=198.51.100.9:80"));
+            assert_eq!((answer.status, &*answer.text()), (403, REFUSAL), "{module}");
+        }
+        // Elsewhere the same way leads to where it may.
+        assert!(exporter.probe("198.51.100.9:81", module).is_success());
+    }
+    let page = Metrics::parse(&exporter.get("/metrics").text());
+    let labels = [("rule", "own_listener")];
+    let denied = page.value("tcp_probe_exporter_targets_refused_total", &labels);
+    assert_eq!(denied, Some(40.0));
+    assert_well(&exporter);
+}
+
+/// A module that expects a line reads the first line of any port; that can be kept from strangers.
+#[test]
+fn banners_are_kept_from_strangers_where_access_says_so() {
+    let peer = Listener::banner(b"220 private.example ready, version 1.2.3\r\n");
+    let probed = |access: &str| {
+        let exporter = Exporter::new(EXPORTER)
+            .config(&format!(
+                "{access}
+modules:
+  imap: {{prober: tcp, timeout: 500ms, tcp: {{query_response: [{{expect: '^OK', reject: '^5'}}]}}}}
+  stream: {{prober: tcp, timeout: 500ms, tcp: {{query_response: [{{expect_stream: 'OK'}}]}}}}
+  bytes: {{prober: tcp, timeout: 500ms, tcp: {{query_response: [{{expect_bytes: '220 OK'}}]}}}}
+  good: {{prober: tcp, timeout: 500ms, tcp: {{query_response: [{{expect: '^220'}}]}}}}
+  rejected: {{prober: tcp, timeout: 500ms, tcp: {{query_response: [{{expect: '^OK', reject: '^2'}}]}}}}
+"
+            ))
+            .flag("--log.prober=debug")
+            .start();
+        let modules = ["imap", "stream", "bytes", "good", "rejected"];
+        let mut pages: Vec<String> = modules
+            .map(|module| {
+                let path = format!("/probe?module={module}&target={}&debug=true", peer.target());
+                exporter.get(&path).text()
+            })
+            .into();
+        pages.extend((0..5).map(|id| exporter.get(&format!("/logs?id={id}")).text()));
+        pages.extend([exporter.get("/").text(), exporter.get("/logs").text(), exporter.log()]);
+        assert_well(&exporter);
+        pages
+    };
+    let quotes = |page: &String| page.contains("220 pr") || page.contains("1.2.3");
+    let shown = probed("");
+    assert!(shown[..5].iter().all(quotes), "{shown:#?}");
+    let hidden = probed("access: {banners: false}");
+    assert!(!hidden.iter().any(quotes), "{hidden:#?}");
+    // How much came is said.
+    assert!(hidden[0].contains("its last was `40 bytes`"), "{}", hidden[0]);
 }
 
 #[test]

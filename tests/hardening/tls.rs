@@ -109,6 +109,93 @@ fn a_client_that_renegotiates_harms_only_itself() {
     assert_eq!(refused, 5);
 }
 
+/// The certificate of a client in X.509 version 1, and what else is needed to use it.
+fn old_client() -> Option<tempfile::TempDir> {
+    if !harness::installed("X.509 version 1", &["openssl"]) {
+        return None;
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let openssl = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let output = Command::new("openssl").args(&words).current_dir(home.path()).output();
+        let output = output.expect("openssl");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout";
+    openssl(&format!("req -x509 {key} authority.key -subj /CN=authority -out authority.pem"));
+    openssl(&format!("req {key} client.key -subj /CN=client -out client.csr"));
+    openssl(
+        "x509 -req -in client.csr -CA authority.pem -CAkey authority.key -CAcreateserial -out client.pem",
+    );
+    Some(home)
+}
+
+#[test]
+fn client_certificates_of_x509_version_1_are_shown_to_servers() {
+    let Some(home) = old_client() else { return };
+    for version in ["-tls1_2", "-tls1_3"] {
+        let mut command = Command::new("openssl");
+        command
+            .args(["s_server", "-accept", "127.0.0.1:0", "-naccept", "9", version])
+            .args(["-cert", "authority.pem", "-key", "authority.key"])
+            .args(["-Verify", "1", "-verify_return_error", "-CAfile", "authority.pem"])
+            .current_dir(home.path());
+        let (mut server, _input) = Process::start_listening(home.path(), &command);
+        let address = server.wait_output(|it| {
+            it.lines().find_map(|line| line.strip_prefix("ACCEPT ").map(|it| it.trim().to_owned()))
+        });
+        let path = |name: &str| home.path().join(name).display().to_string();
+        let tls = |cert: &str, key: &str| {
+            format!(
+                "insecure_skip_verify: true, cert_file: {}, key_file: {}",
+                path(cert),
+                path(key)
+            )
+        };
+        let module = |tls: &str| {
+            format!("{{prober: tcp, timeout: 5s, tcp: {{tls: true, tls_config: {{{tls}}}}}}}")
+        };
+        let exporter = Exporter::new(EXPORTER)
+            .config(&format!(
+                "modules:\n  old: {}\n  none: {}\n  mixed: {}\n",
+                module(&tls("client.pem", "client.key")),
+                module("insecure_skip_verify: true"),
+                module(&tls("client.pem", "authority.key")),
+            ))
+            .start();
+        let page = exporter.probe(&address, "old");
+        assert!(page.is_success(), "{version}: {}\n{}", page.text, server.output());
+        server.wait_output(|it| it.contains("CN = client").then_some(()));
+        // It is the certificate that opens the door.
+        assert!(!exporter.probe(&address, "none").is_success(), "{version}");
+        let mixed = exporter.get(&format!("/probe?module=mixed&target={address}"));
+        assert_eq!(mixed.status, 503);
+        assert!(
+            mixed.text().contains("this is not the key of the certificate"),
+            "{}",
+            mixed.text()
+        );
+        crate::assert_well(&exporter);
+    }
+}
+
+#[test]
+fn a_server_certificate_of_x509_version_1_ends_the_start_with_a_clear_line() {
+    let Some(home) = old_client() else { return };
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let web = format!(
+        "tls_server_config: {{cert_file: {}, key_file: {}}}",
+        path("client.pem"),
+        path("client.key")
+    );
+    let flag = "--web.config.file=web.yml";
+    let (status, log) = Exporter::new(EXPORTER).file("web.yml", &web).flag(flag).run(LIMIT);
+    assert_eq!(status.code(), Some(1), "{log}");
+    let expected =
+        "tls_server_config.cert: the certificate has X.509 version 1: issue one of version 3";
+    assert!(log.contains(expected), "{log}");
+}
+
 /// A client of HTTP/2, by hand.
 pub(crate) struct Client {
     tls: rustls::ClientConnection,

@@ -74,7 +74,7 @@ pub fn installed(test: &str, programs: &[&str]) -> bool {
 }
 
 /// Says that `test` is skipped and returns false; panics where `CI=true`.
-pub(crate) fn skip(test: &str, why: &str) -> bool {
+pub fn skip(test: &str, why: &str) -> bool {
     let strict = std::env::var_os("CI").is_some_and(|it| it == "true");
     assert!(!strict, "`{test}` cannot run: {why}");
     // Written past the test runner's capture, which would hide it.
