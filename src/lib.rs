@@ -16,11 +16,11 @@
 //! http ─▶ request ─▶ observer (access, canaries) ─▶ exposition ─▶ http
 //! ```
 //!
-//! Reading order: the vocabulary (`secret`, `address`, `module`, `monitor`, `outcome`, `path`, `evidence`,
-//! `circumstances`, `verdict`, `access`) and the judgement (`diagnosis`); the edges (`files`,
-//! `config`, `config_handle`, `machine`, `prober`, `canaries`, `observer`); memory and motion
-//! (`store`, `scheduler`, `telemetry`); the surface (`exposition`, `http`); the process (`cli`,
-//! `settings`, `limits`, `log`).
+//! Reading order: the vocabulary (`secret`, `address`, `module`, `monitor`, `outcome`, `path`,
+//! `explanation`, `evidence`, `circumstances`, `verdict`, `access`) and the judgement
+//! (`diagnosis`); the edges (`files`, `config`, `config_handle`, `machine`, `prober`, `canaries`,
+//! `observer`); memory and motion (`store`, `scheduler`, `explainer`, `telemetry`); the surface
+//! (`exposition`, `http`); the process (`cli`, `settings`, `limits`, `log`).
 //!
 //! # Invariants
 //!
@@ -40,7 +40,8 @@
 //! * **verdict**: up, down or unknown after confirmation; **health state**: it and its streaks.
 //! * **re-check**: a probe before the next regular one, while a change is unconfirmed.
 //! * **canary**: a target that is always up from here; **observer**: who asks it before blaming.
-//! * **path**, **hop**: the routers on the way to a target.
+//! * **path**, **hop**: the routers on the way to a target; **counter-check**: the same probe with
+//!   one thing changed; **hint**: what that points at; **explanation**: all three of a failure.
 //! * **policy**: interval, timeout, confirmation and objective of a monitor.
 //! * **region**: where an exporter runs; known to Prometheus, never to the exporter.
 
@@ -58,6 +59,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::config_handle::ConfigHandle;
+use crate::explainer::Explainer;
 use crate::exposition::exporter::ExporterMetrics;
 use crate::http::connection::Server;
 use crate::http::history::History;
@@ -69,6 +71,7 @@ use crate::observer::Observer;
 use crate::prober::Prober;
 use crate::prober::accepted::Accepted;
 use crate::schedule::Schedule;
+use crate::scheduler::probing::Network;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -82,6 +85,8 @@ pub mod config;
 pub mod config_handle;
 pub mod diagnosis;
 pub mod evidence;
+pub mod explainer;
+pub mod explanation;
 pub mod exposition;
 pub mod files;
 pub mod http;
@@ -131,11 +136,16 @@ pub async fn run(
         Arc::clone(&telemetry),
     ));
     let store = Arc::new(Store::default());
+    let explainer = Arc::new(Explainer::new(
+        Arc::clone(&prober),
+        Arc::clone(&store),
+        Arc::clone(&telemetry),
+        limits.explanations,
+    ));
     let schedule = Schedule::start(
         Arc::clone(&store),
         Arc::clone(&telemetry),
-        Arc::clone(&prober),
-        Arc::clone(&observer),
+        Network::new(Arc::clone(&prober), Arc::clone(&observer), Arc::clone(&explainer)),
         config_handle.subscribe(),
         settings.shard,
         limits.scheduled,
@@ -170,6 +180,7 @@ pub async fn run(
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&web).watch(Arc::clone(&telemetry)));
     background.spawn(observer.watch());
+    background.spawn(explainer.run());
     background.spawn(reload_on_hangup(Arc::clone(&config_handle))?);
     if let Some(interval) = settings.auto_reload {
         background.spawn(reload_on_change(Arc::clone(&config_handle), interval));

@@ -107,6 +107,14 @@ bounds! {
     MAX_SUSPECTS: Count = 1024;
     /// For how long: the passwords of others are checked first.
     SUSPECT_FOR: Time = Duration::from_secs(60);
+    /// Failures that are explained at once, by a path and counter-checks, if the descriptor limit allows that many.
+    MAX_EXPLANATIONS: Count = 4;
+    /// Explanations that begin within a minute, at most a quarter of them of targets that are up.
+    EXPLANATIONS_A_MINUTE: Count = 60;
+    /// Failures that wait to be explained.
+    MAX_UNEXPLAINED: Count = 512;
+    /// Sockets that one explanation holds at once.
+    EXPLANATION_SOCKETS: Count = 8;
     /// Sockets of ended probes that wait for their peer to close.
     MAX_LINGERING: Count = 4096;
     /// Descriptors that are neither connections nor probes: standard streams, event queues,
@@ -128,20 +136,24 @@ pub struct Limits {
     pub scheduled: usize,
     /// Sockets of ended probes that wait for their peer to close.
     pub lingering: usize,
+    /// Failures that are explained.
+    pub explanations: usize,
 }
 
 impl Limits {
     /// Shares out a number of descriptors: a quarter for clients, an eighth for probes on demand
     /// with a second descriptor each for their names, a sixteenth for connections that wait for
-    /// their peer to close, the rest for the schedule.
+    /// their peer to close, up to a sixteenth for explanations, the rest for the schedule.
     #[must_use]
     pub fn of(descriptors: usize) -> Self {
         let usable = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(16);
         let connections = (usable / 4).min(MAX_CONNECTIONS);
         let on_demand = (usable / 8).min(MAX_ON_DEMAND);
         let lingering = (usable / 16).min(MAX_LINGERING);
-        let scheduled = usable - connections - 2 * on_demand - lingering;
-        Self { connections, on_demand, scheduled, lingering }
+        let explanations = (usable / 16 / EXPLANATION_SOCKETS).min(MAX_EXPLANATIONS);
+        let explaining = explanations * EXPLANATION_SOCKETS;
+        let scheduled = usable - connections - 2 * on_demand - lingering - explaining;
+        Self { connections, on_demand, scheduled, lingering, explanations }
     }
 
     /// Raises the soft descriptor limit of this process to the hard one and shares it out.
@@ -165,12 +177,15 @@ mod tests {
     #[test]
     fn everything_together_fits_the_descriptors() {
         for descriptors in [42, 64, 100, 1024, 20_000, 1 << 20, usize::MAX] {
-            let Limits { connections, on_demand, scheduled, lingering } = Limits::of(descriptors);
-            let reserved = RESERVED_DESCRIPTORS;
-            assert!(connections + 2 * on_demand + scheduled + lingering + reserved <= descriptors);
+            let Limits { connections, on_demand, scheduled, lingering, explanations } =
+                Limits::of(descriptors);
+            let probes = 2 * on_demand + scheduled + explanations * EXPLANATION_SOCKETS;
+            let others = connections + lingering + RESERVED_DESCRIPTORS;
+            assert!(probes + others <= descriptors);
             assert!(connections > 0 && on_demand > 0 && scheduled > 0, "{descriptors}");
         }
-        let few = Limits { connections: 9, on_demand: 4, scheduled: 19, lingering: 2 };
+        let few =
+            Limits { connections: 9, on_demand: 4, scheduled: 19, lingering: 2, explanations: 0 };
         assert_eq!(Limits::of(64), few);
     }
 

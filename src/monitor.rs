@@ -56,6 +56,18 @@ impl Addresses {
     }
 }
 
+/// When the path to a target is followed.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum PathPolicy {
+    /// Never, and no counter-check is made.
+    Off,
+    /// When a failure that a path can explain is confirmed.
+    #[default]
+    OnFailure,
+    /// Then, and so often while it is up.
+    Baseline(Duration),
+}
+
 /// What is exposed of every target, whatever its monitor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SeriesOptions {
@@ -130,6 +142,8 @@ pub struct Policy {
     pub slo: Option<f64>,
     /// Which addresses of the name are probed.
     pub addresses: Addresses,
+    /// When the path is followed.
+    pub path: PathPolicy,
     /// Its group.
     pub group: Option<Membership>,
     /// Name of the monitor whose being down explains this one.
@@ -275,6 +289,7 @@ pub(crate) mod tests {
                 slow: None,
                 slo: None,
                 addresses: Addresses::First,
+                path: PathPolicy::OnFailure,
                 group: None,
                 depends_on: None,
                 labels: Arc::default(),

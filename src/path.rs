@@ -87,6 +87,17 @@ impl Path {
         Self { peer, hops, end }
     }
 
+    /// Where an earlier path went on after a router at which this one ends: the next router that
+    /// answered then, or the target.
+    #[must_use]
+    pub fn went_on(&self, earlier: &Self) -> Option<IpAddr> {
+        let last = self.last_router()?;
+        let mut hops = earlier.hops.iter().flatten().map(|router| router.address);
+        hops.by_ref().find(|address| *address == last)?;
+        let target = earlier.end.is_reached().then(|| earlier.peer.ip());
+        hops.next().or(target)
+    }
+
     /// The last router that answered: on a path that ends before its target, the place behind
     /// which to look. The sender of the ICMP error where there is one.
     #[must_use]
@@ -205,6 +216,16 @@ mod tests {
             "does not end within 30 hops, the last is 10.0.0.7",
         );
         check(&path(&[], PathEnd::Local(101)), None, "unknown: Network is unreachable");
+    }
+
+    #[test]
+    fn an_earlier_path_says_where_it_went_on() {
+        let (broken, whole) = (path(&[1, 2], PathEnd::Silent), path(&[1, 2, 0, 4], PathEnd::Open));
+        let ip = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(broken.went_on(&whole), ip("10.0.0.4"));
+        assert_eq!(path(&[1, 2, 0, 4], PathEnd::Silent).went_on(&whole), ip("192.0.2.1"));
+        assert_eq!(path(&[1, 9], PathEnd::Silent).went_on(&whole), None, "another way");
+        assert_eq!(broken.went_on(&broken), None);
     }
 
     #[test]

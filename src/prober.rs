@@ -63,6 +63,20 @@ pub struct Probe<'a> {
     pub access: &'a Access,
 }
 
+/// How a counter-check differs from the probe that it repeats.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Variation {
+    /// The port to connect from, for ever the same way.
+    pub source_port: Option<u16>,
+    /// The largest segment, in both directions.
+    pub segment_size: Option<u32>,
+}
+
+impl Variation {
+    /// Not at all.
+    pub const NONE: Self = Self { source_port: None, segment_size: None };
+}
+
 /// Carries out probes. One per process: it holds resolvers, trust anchors, TLS configurations.
 #[derive(Debug, Default)]
 pub struct Prober {
@@ -110,6 +124,8 @@ struct Begin {
     deadline: Deadline,
     /// All sleep of this process before.
     sleep: Sleep,
+    /// `None` for an ordinary probe.
+    counter_check: Option<Variation>,
 }
 
 impl Prober {
@@ -176,7 +192,8 @@ impl Prober {
 
     fn begin(&self, timeout: Duration) -> Begin {
         let deadline = Deadline::begin(timeout);
-        Begin { deadline, sleep: self.machine.heartbeat.until(deadline.start) }
+        let sleep = self.machine.heartbeat.until(deadline.start);
+        Begin { deadline, sleep, counter_check: None }
     }
 
     /// Judges what can be judged before anything is looked up: a zone's existence too must tell
@@ -226,6 +243,30 @@ impl Prober {
         result.phases.resolve = Some(Duration::ZERO);
         self.run(peer, &probe, begin, &mut result, journal).await;
         result
+    }
+
+    /// Probes one address of the target once more, with something changed. What it finds says nothing
+    /// of the sight of this machine: counter-checks ask again and again where others did.
+    pub async fn counter_check(
+        &self,
+        peer: SocketAddr,
+        probe: Probe<'_>,
+        variation: Variation,
+    ) -> ProbeResult {
+        let begin = Begin { counter_check: Some(variation), ..self.begin(probe.timeout) };
+        let mut result = ProbeResult::new(Outcome::Success, probe.timeout);
+        result.phases.resolve = Some(Duration::ZERO);
+        self.run(peer, &probe, begin, &mut result, &mut Journal::off()).await;
+        result
+    }
+
+    /// A port of this machine that is free at this moment.
+    ///
+    /// # Errors
+    /// The module's source address does not fit, or there is none.
+    pub fn free_port(&self, peer: SocketAddr, module: &Module) -> Result<u16, String> {
+        let source = source(module, peer).map_err(|error| error.detail)?;
+        trace::free_port(peer, source).map(|own| own.port()).map_err(|err| err.to_string())
     }
 
     /// Follows the path to one address of the target, as if resolved.
@@ -292,7 +333,7 @@ impl Prober {
         journal: &mut Journal,
     ) {
         let (connection, ending) = match resolve::scoped(peer, &probe.address.host) {
-            Ok(peer) => self.reach(peer, probe, begin.deadline, result, journal).await,
+            Ok(peer) => self.reach(peer, probe, begin, result, journal).await,
             Err(error) => (None, Some(Ending::new(Phase::Resolve, error))),
         };
         if let Some(ending) = ending {
@@ -323,11 +364,12 @@ impl Prober {
         &self,
         peer: SocketAddr,
         probe: &Probe<'_>,
-        deadline: Deadline,
+        started: Begin,
         result: &mut ProbeResult,
         journal: &mut Journal,
     ) -> (Option<Connection>, Option<Ending>) {
-        let module = probe.module;
+        let (module, deadline) = (probe.module, started.deadline);
+        let variation = started.counter_check.unwrap_or_default();
         result.peer = Some(peer);
         if let Err(denial) = self.judge(probe, peer) {
             return (None, Some(denied(result, denial)));
@@ -342,7 +384,7 @@ impl Prober {
         });
         let begun = Instant::now();
         let Connected { socket, kernel, reset } =
-            match connect::connect(peer, source, deadline).await {
+            match connect::connect(peer, source, variation, deadline).await {
                 Ok(connected) => connected,
                 Err(Failed { error, kernel, transfer }) => {
                     result.kernel = kernel;
@@ -434,6 +476,7 @@ impl Prober {
         let Diagnosis { outcome, rests_on_sight } = diagnosis::diagnose(&seen, &ours);
         if let Some(peer) = result.peer
             && rests_on_sight
+            && begin.counter_check.is_none()
         {
             self.machine.silent(peer, now);
         }

@@ -11,8 +11,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::monitor::{Monitor, Shard};
-use crate::observer::Observer;
-use crate::prober::Prober;
 use crate::scheduler::probing::Network;
 use crate::scheduler::{self, Plan};
 use crate::store::Store;
@@ -34,8 +32,7 @@ impl Schedule {
     pub fn start(
         store: Arc<Store>,
         telemetry: Arc<Telemetry>,
-        prober: Arc<Prober>,
-        observer: Arc<Observer>,
+        network: Network,
         configs: watch::Receiver<Arc<Config>>,
         shard: Shard,
         limit: usize,
@@ -49,9 +46,10 @@ impl Schedule {
         // left behind.
         let first = plan(&feed.configs.borrow_and_update(), shard);
         let thread = thread::Builder::new().name("schedule".to_owned()).spawn(move || {
-            let network = Arc::new(Network::new(Arc::clone(&prober), observer));
+            let network = Arc::new(network);
+            let beside = Arc::clone(&network);
             // Tasks, since the future that a runtime blocks on wakes itself through the kernel.
-            runtime.spawn(async move { prober.run_beside().await });
+            runtime.spawn(async move { beside.run_beside().await });
             runtime.spawn(feed.run(first, stopped));
             let running = runtime.spawn(scheduler::run(store, telemetry, network, limit, planned));
             // It ends by itself, or by a panic that has been told.

@@ -25,7 +25,7 @@ use crate::outcome::ProbeResult;
 use crate::scheduler::jobs::{Clock, Jobs, Started, Tick};
 use crate::store::{AddressResult, Moment, Row, Store};
 use crate::telemetry::{ModuleCounters, Telemetry};
-use crate::verdict::HealthState;
+use crate::verdict::{HealthState, Verdict};
 
 mod jobs;
 pub mod probing;
@@ -48,6 +48,9 @@ pub struct Observation {
 pub trait Probing {
     /// Looks once. Never fails and ends within the monitor's timeout.
     fn probe(&self, target: &Target) -> impl Future<Output = Observation>;
+
+    /// Hears that a target was found to be down just now. Returns at once.
+    fn confirmed(&self, _row: &Arc<Row>, _result: &ProbeResult) {}
 }
 
 /// What shall be watched from now on.
@@ -95,7 +98,7 @@ pub async fn run<P: Probing>(
                 None => break,
             },
             Some((running, observation)) = in_flight.next() => {
-                scheduler.finish(&running, observation);
+                scheduler.finish(&running, observation, &*probing);
             }
             () = &mut alarm, if next.is_some() => scheduler.wake(),
             // Runs were left over by the last batch: let the sockets have their turn first.
@@ -110,7 +113,7 @@ pub async fn run<P: Probing>(
 
     let bound = Instant::now() + LAST_PROBES_WITHIN;
     while let Ok(Some((running, observation))) = timeout_at(bound, in_flight.next()).await {
-        scheduler.finish(&running, observation);
+        scheduler.finish(&running, observation, &*probing);
     }
 }
 
@@ -231,14 +234,14 @@ impl Scheduler {
         Some((Running { started, counters }, row))
     }
 
-    fn finish(&mut self, running: &Running, observation: Observation) {
+    fn finish<P: Probing>(&mut self, running: &Running, observation: Observation, probing: &P) {
         let Running { started, counters } = running;
         let outcome = observation.result.outcome;
         self.telemetry.in_flight.dec();
         counters.count(outcome);
         // A target that was removed meanwhile has no row to write to.
         let health = match &self.watched[started.job.index()] {
-            Some(watched) => self.apply(&watched.row, observation),
+            Some(watched) => self.apply(&watched.row, observation, probing),
             None => HealthState::default(),
         };
         let now = self.tick(Instant::now());
@@ -246,7 +249,12 @@ impl Scheduler {
         self.count_skipped(skipped);
     }
 
-    fn apply(&self, row: &Row, observation: Observation) -> HealthState {
+    fn apply<P: Probing>(
+        &self,
+        row: &Arc<Row>,
+        observation: Observation,
+        probing: &P,
+    ) -> HealthState {
         let Observation { result, addresses } = observation;
         let now = Moment::since_epoch(wall_clock());
         let transition = self.store.apply(row, &result, addresses, now);
@@ -259,6 +267,9 @@ impl Scheduler {
         if let Some(transition) = transition.filter(|it| it.is_news()) {
             let (from, to) = (transition.from.as_str(), transition.to.as_str());
             info!(%monitor, %target, from, to, reason, detail, "verdict changed");
+            if transition.to == Verdict::Down {
+                probing.confirmed(row, &result);
+            }
         } else {
             let outcome = result.outcome.as_str();
             debug!(%monitor, %target, outcome, reason, detail, "probed");

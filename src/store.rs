@@ -1,4 +1,5 @@
-//! What is known of every scheduled target. The scheduler writes, everybody else reads.
+//! What is known of every scheduled target. The scheduler writes, and the explainer what it found
+//! out about failures; everybody else reads.
 //!
 //! Rows are shared: a snapshot is a list of them as it was at one moment, while what a row knows
 //! goes on changing behind its own lock, which is held for copies of a few values and never for
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::explanation::Explanation;
 use crate::monitor::{Histogram, SeriesOptions, Target};
 use crate::outcome::{KernelView, Outcome, ProbeResult};
+use crate::path::Path;
 use crate::verdict::{HealthState, SlownessWindow, Transition, Verdict};
 
 /// The last outcomes of a target, newest last, two bits each.
@@ -180,6 +183,21 @@ pub struct LastProbe {
     pub detail: Option<Box<str>>,
 }
 
+/// What was found out at one moment, shared by all whom it concerns.
+#[derive(Debug, PartialEq)]
+pub struct Dated<T> {
+    /// When.
+    pub at: Moment,
+    /// What.
+    pub found: Arc<T>,
+}
+
+impl<T> Clone for Dated<T> {
+    fn clone(&self) -> Self {
+        Self { at: self.at, found: Arc::clone(&self.found) }
+    }
+}
+
 /// What is known of one target.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -213,6 +231,8 @@ pub struct State {
 struct Rare {
     certificate_not_after: Option<i64>,
     addresses: Box<[AddressResult]>,
+    explanation: Option<Dated<Explanation>>,
+    usual_path: Option<Dated<Path>>,
 }
 
 impl State {
@@ -242,6 +262,18 @@ impl State {
     #[must_use]
     pub fn addresses(&self) -> &[AddressResult] {
         self.rare.as_ref().map_or(&[], |it| &it.addresses)
+    }
+
+    /// What was found out about its last confirmed failure.
+    #[must_use]
+    pub fn explanation(&self) -> Option<&Dated<Explanation>> {
+        self.rare.as_ref()?.explanation.as_ref()
+    }
+
+    /// The path to it when it was last followed while the target was up.
+    #[must_use]
+    pub fn usual_path(&self) -> Option<&Dated<Path>> {
+        self.rare.as_ref()?.usual_path.as_ref()
     }
 
     fn apply(
@@ -288,8 +320,12 @@ impl State {
         // After a wall clock that was ahead is set back, nothing may lie in the future.
         self.last_change_at = self.last_change_at.map(|at| at.min(now));
         let transition = self.health.apply(result.outcome, target.monitor.confirm.thresholds);
-        if transition.is_some() {
+        if let Some(Transition { to, .. }) = transition {
             self.last_change_at = Some(now);
+            if let (Verdict::Down, Some(rare)) = (to, &mut self.rare) {
+                // That was another outage.
+                rare.explanation = None;
+            }
         }
         transition
     }
@@ -373,6 +409,19 @@ impl Store {
             state.slowness = SlownessWindow::default();
         }
         Arc::new(Row::new(target, state))
+    }
+
+    /// Notes what was found out about the failure of a row, unless it is over.
+    pub(crate) fn explain(row: &Row, explanation: Dated<Explanation>) {
+        let mut state = row.state();
+        if state.health.verdict() == Verdict::Down {
+            state.rare.get_or_insert_default().explanation = Some(explanation);
+        }
+    }
+
+    /// Notes the path to a row's target while it is up.
+    pub(crate) fn note_usual_path(row: &Row, path: Dated<Path>) {
+        row.state().rare.get_or_insert_default().usual_path = Some(path);
     }
 
     /// Takes one result into account. `now` is its end.

@@ -78,6 +78,10 @@ pub struct Telemetry {
     pub probes_shed: Counter,
     /// Targets refused, by access rule.
     pub refused: Family<RuleLabels, Counter>,
+    /// Explanations that are over: of failures, and usual paths.
+    pub explanations: Counter,
+    /// Confirmed failures that were not explained, since too many waited.
+    pub unexplained: Counter,
     /// 1 while every canary failed when they were last asked.
     pub isolated: Gauge,
     /// 1 if the last loads of the configuration and of the web configuration were good.
@@ -107,6 +111,8 @@ impl Default for Telemetry {
             modules_unknown: Counter::default(),
             probes_shed: Counter::default(),
             refused: Family::default(),
+            explanations: Counter::default(),
+            unexplained: Counter::default(),
             isolated: Gauge::default(),
             reload_successful: Gauge::default(),
             loads: Mutex::default(),

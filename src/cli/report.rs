@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::http::api;
 use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::path::{Path, Router};
 
@@ -140,28 +141,8 @@ pub fn object(target: &str, module: &str, result: &ProbeResult, path: Option<&Pa
         let subject = tls.leaf.as_ref().map(|leaf| &leaf.subject);
         add("tls", json!({"version": tls.version, "subject": subject, "not_after": not_after}));
     }
-    add("path", path.map_or(Value::Null, path_object));
+    add("path", path.map_or(Value::Null, api::path));
     Value::Object(object)
-}
-
-/// A path as a JSON object.
-fn path_object(path: &Path) -> Value {
-    let hops: Vec<Value> = (1..)
-        .zip(&path.hops)
-        .map(|(hop, router)| {
-            json!({
-                "hop": hop,
-                "address": router.map(|router| router.address.to_string()),
-                "round_trip_seconds": router.map(|router| router.round_trip.as_secs_f64()),
-            })
-        })
-        .collect();
-    json!({
-        "hops": hops,
-        "end": path.end.as_str(),
-        "last_router": path.last_router().map(|router| router.to_string()),
-        "text": path.to_string(),
-    })
 }
 
 /// What all probes of one target came to.

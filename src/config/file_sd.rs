@@ -16,7 +16,7 @@ use crate::config::schema::{MonitorKeys, TargetGroupKeys};
 use crate::config::yaml::{Kind, Node, Pair, excerpt};
 
 /// What `__tcp_KEY` sets, and the mapping within a monitor that holds it.
-const KEYS: [(&str, Option<&str>, &str); 17] = [
+const KEYS: [(&str, Option<&str>, &str); 18] = [
     ("name", None, "name"),
     ("module", None, "module"),
     ("interval", None, "interval"),
@@ -25,6 +25,7 @@ const KEYS: [(&str, Option<&str>, &str); 17] = [
     ("slow", None, "slow"),
     ("slo", None, "slo"),
     ("addresses", None, "addresses"),
+    ("path", None, "path"),
     ("depends_on", None, "depends_on"),
     ("failures", Some("confirm"), "failures"),
     ("successes", Some("confirm"), "successes"),

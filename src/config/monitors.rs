@@ -21,7 +21,7 @@ use crate::config::yaml::{Node, excerpt};
 use crate::config::{Canary, ModuleEntry, duration};
 use crate::module::Module;
 use crate::monitor::{
-    Addresses, Confirm, Endpoint, Histogram, Membership, Monitor, Policy, SeriesOptions,
+    Addresses, Confirm, Endpoint, Histogram, Membership, Monitor, PathPolicy, Policy, SeriesOptions,
 };
 use crate::verdict::Thresholds;
 
@@ -44,7 +44,7 @@ const MAX_TARGETS: usize = 1_000_000;
 const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Labels of the info series that come from elsewhere.
-const BUILT_IN_LABELS: [&str; 16] = [
+const BUILT_IN_LABELS: [&str; 19] = [
     "monitor",
     "target",
     "module",
@@ -59,6 +59,9 @@ const BUILT_IN_LABELS: [&str; 16] = [
     "phase",
     "reason",
     "place",
+    "end",
+    "last_hop",
+    "hint",
     "policy",
     "le",
 ];
@@ -81,6 +84,7 @@ pub(super) struct OwnPolicy {
     /// The bits of the float, which can be hashed.
     slo: Option<u64>,
     addresses: Option<Addresses>,
+    path: Option<PathPolicy>,
     group: Option<Membership>,
     depends_on: Option<Arc<str>>,
     labels: Arc<Labels>,
@@ -240,6 +244,7 @@ impl Drafts {
             slow: keys.slow.map(|span| span.0),
             slo: keys.slo.map(|objective| objective.0.to_bits()),
             addresses: keys.addresses.map(|choice| choice.0),
+            path: keys.path.map(|Short(keys)| keys.policy()),
             group: keys.group.and_then(|Short(keys)| self.membership(keys)),
             depends_on: keys.depends_on.map(|name| self.share(&name.0)),
             labels: self.labels(keys.labels.unwrap_or_default(), labels, report),
@@ -522,6 +527,7 @@ fn policy(
         slow: own.slow.or(defaults.slow),
         slo: own.slo.or(defaults.slo).map(f64::from_bits),
         addresses: own.addresses.or(defaults.addresses).unwrap_or_default(),
+        path: own.path.or(defaults.path).unwrap_or_default(),
         group: own.group.clone(),
         depends_on: own.depends_on.clone(),
         labels: share(labels, known_labels),

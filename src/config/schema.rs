@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_yaml::Value;
 
 use crate::config::ports::PortsKeys;
@@ -12,8 +12,9 @@ use crate::config::scalar::{
     Bound, Bytes, Choice, Count, Expression, Flag, HostText, Interval, LabelName, Limit, Name,
     Objective, OneOrMany, Port, RuleText, Series, Shape, Short, Span, TargetText, Text,
 };
+use crate::config::yaml::excerpt;
 use crate::module::{Close, ExpectConnect, TlsVersion};
-use crate::monitor::Addresses;
+use crate::monitor::{Addresses, PathPolicy};
 use crate::secret::Secret;
 
 /// Free labels by name; null counts as none.
@@ -212,6 +213,10 @@ pub(super) struct DefaultsKeys {
     /// Which addresses of a name are probed: the first, or every one, of which any, all or a
     /// quorum must succeed. Default: first.
     pub(super) addresses: Option<Choice<Addresses>>,
+    /// Whether a confirmed failure is explained by following the path and by counter-checks: `on`,
+    /// `off`, or `{baseline: 1h}` to follow the path so often while the target is up, too.
+    /// Default: on.
+    pub(super) path: Option<Short<PathKeys>>,
     /// Free labels of `tcp_monitor_info`, to route and group alerts by. Those of a monitor win.
     pub(super) labels: Option<Labels>,
     /// How `tcp_monitor_probe_duration_seconds` is spread: a native histogram where the scraper
@@ -236,6 +241,7 @@ impl From<DefaultsKeys> for MonitorKeys {
             slow,
             slo,
             addresses,
+            path,
             labels,
             histogram: _,
             buckets: _,
@@ -250,6 +256,7 @@ impl From<DefaultsKeys> for MonitorKeys {
             slow,
             slo,
             addresses,
+            path,
             labels,
             ..Self::default()
         }
@@ -288,6 +295,10 @@ pub(super) struct MonitorKeys {
     /// Which addresses of a name are probed: the first, or every one, of which any, all or a
     /// quorum must succeed. Default: that of `defaults`.
     pub(super) addresses: Option<Choice<Addresses>>,
+    /// Whether a confirmed failure is explained by following the path and by counter-checks: `on`,
+    /// `off`, or `{baseline: 1h}` to follow the path so often while the target is up, too.
+    /// Default: that of `defaults`.
+    pub(super) path: Option<Short<PathKeys>>,
     /// Targets that stand in for each other. A name alone is enough: `group: orders`.
     pub(super) group: Option<Short<GroupKeys>>,
     /// Another monitor, whose being down explains this one.
@@ -309,6 +320,54 @@ pub(super) struct ConfirmKeys {
     /// How many regions must hold a target down before somebody is notified. Policy for the alert
     /// rules; no exporter waits for another. Default: 1.
     pub(super) regions: Option<Count>,
+}
+
+/// When the path is followed.
+#[derive(Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PathKeys {
+    /// How often while the target is up, as far as the budget goes. Default: never.
+    pub(super) baseline: Option<Interval>,
+    /// Whether at all.
+    #[serde(skip)]
+    pub(super) off: bool,
+}
+
+impl PathKeys {
+    pub(super) fn policy(&self) -> PathPolicy {
+        match (self.off, &self.baseline) {
+            (true, _) => PathPolicy::Off,
+            (false, None) => PathPolicy::OnFailure,
+            (false, Some(Interval(baseline))) => PathPolicy::Baseline(*baseline),
+        }
+    }
+}
+
+impl Serialize for PathKeys {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.policy() {
+            PathPolicy::Off => serializer.serialize_str("off"),
+            PathPolicy::OnFailure => serializer.serialize_str("on"),
+            PathPolicy::Baseline(baseline) => {
+                serializer.collect_map([("baseline", Interval(baseline))])
+            }
+        }
+    }
+}
+
+impl TryFrom<Text> for PathKeys {
+    type Error = String;
+
+    fn try_from(Text(text): Text) -> Result<Self, String> {
+        match &*text {
+            "on" | "true" => Ok(Self::default()),
+            "off" | "false" => Ok(Self { off: true, ..Self::default() }),
+            _ => Err(format!(
+                "invalid path `{}`: must be `on`, `off` or `{{baseline: 1h}}`",
+                excerpt(&text)
+            )),
+        }
+    }
 }
 
 /// Membership of targets that stand in for each other.

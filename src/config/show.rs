@@ -15,12 +15,12 @@ use crate::config::scalar::{
 };
 use crate::config::schema::{
     AccessKeys, CanaryKeys, ConfirmKeys, DefaultsKeys, FileKeys, GroupKeys, LabelKeys, ModuleKeys,
-    MonitorKeys, RuleKeys, StepKeys, TcpKeys, TlsKeys,
+    MonitorKeys, PathKeys, RuleKeys, StepKeys, TcpKeys, TlsKeys,
 };
 use crate::config::{Config, ModuleEntry};
 use crate::module::template::Template;
 use crate::module::{Expect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings};
-use crate::monitor::{Endpoint, Histogram, Monitor, SeriesOptions};
+use crate::monitor::{Endpoint, Histogram, Monitor, PathPolicy, SeriesOptions};
 use crate::secret::Secret;
 
 /// The whole configuration.
@@ -236,6 +236,7 @@ fn monitor_keys(monitor: &Monitor) -> MonitorKeys {
         slow: monitor.slow.map(Span),
         slo: monitor.slo.map(Objective),
         addresses: Some(Choice(monitor.addresses)),
+        path: Some(Short(path_keys(monitor.path))),
         group: monitor.group.as_ref().map(|group| {
             Short(GroupKeys {
                 name: Some(Name(group.name.to_string())),
@@ -252,6 +253,16 @@ fn monitor_keys(monitor: &Monitor) -> MonitorKeys {
                 .collect::<BTreeMap<_, _>>(),
         )
         .filter(|labels| !labels.is_empty()),
+    }
+}
+
+fn path_keys(path: PathPolicy) -> PathKeys {
+    match path {
+        PathPolicy::Off => PathKeys { off: true, baseline: None },
+        PathPolicy::OnFailure => PathKeys::default(),
+        PathPolicy::Baseline(interval) => {
+            PathKeys { off: false, baseline: Some(Interval(interval)) }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::module::{
     Close, Expect, ExpectConnect, Family, PemSource, Resolver, Send, Step, TlsVersion,
 };
-use crate::monitor::Histogram;
+use crate::monitor::{Histogram, PathPolicy};
 
 /// Compiled once: its expressions take longer than everything else here.
 static EMBEDDED: LazyLock<Config> = LazyLock::new(Config::embedded);
@@ -65,6 +65,22 @@ fn one_bad_file_for_each_rule() {
         assert_eq!(lines.trim_end(), expected, "{name}");
         assert!(config.is_none(), "{name} is accepted");
     }
+}
+
+#[test]
+fn path_is_followed_on_failure_never_or_as_often_as_asked() {
+    let text = "defaults: {path: off}\nmonitors:\n- {host: a, port: 1}\n- {host: b, port: 1, path: on}\n\
+                - {host: c, port: 1, path: {baseline: 1h}}\n";
+    let (config, lines) = load(text);
+    assert_eq!(lines, "");
+    let config = config.unwrap();
+    let hour = PathPolicy::Baseline(Duration::from_secs(3600));
+    let paths: Vec<_> = config.monitors.iter().map(|monitor| monitor.path).collect();
+    assert_eq!(paths, [PathPolicy::Off, PathPolicy::OnFailure, hour]);
+    let (again, lines) = load(&config.text());
+    assert_eq!(lines, "");
+    let again: Vec<_> = again.unwrap().monitors.iter().map(|monitor| monitor.path).collect();
+    assert_eq!(again, paths, "{}", config.text());
 }
 
 #[test]

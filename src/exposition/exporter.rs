@@ -127,6 +127,10 @@ fn register_probes(registry: &mut Registry, telemetry: &Telemetry) {
     registry.register("runs_skipped", help, telemetry.runs_skipped.clone());
     let help = "How late scheduled probes started";
     registry.register("start_lateness_seconds", help, telemetry.lateness.clone());
+    let help = "Times the path to a target was followed, to explain a failure or as usual";
+    registry.register("explanations", help, telemetry.explanations.clone());
+    let help = "Confirmed failures that were not explained, since too many waited";
+    registry.register("failures_unexplained", help, telemetry.unexplained.clone());
     let help = "Targets refused by an access rule";
     registry.register("targets_refused", help, telemetry.refused.clone());
     let help = "Whether every canary failed when they were last asked";

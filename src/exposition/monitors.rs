@@ -35,6 +35,7 @@ pub(super) fn write(store: &Store, start: f64, now: Moment, page: &mut Page<'_>)
     }
     results(&rows, page)?;
     while_true(&rows, now, page)?;
+    explanations(&rows, now, page)?;
     kernel_and_certificates(&rows, page)?;
     let options = store.options();
     durations(&rows, &options.histogram, start, page)?;
@@ -166,6 +167,51 @@ fn while_true(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<(
     let help = "1 while most of the last five successful probes took more than half of the \
                 timeout, absent otherwise and while down.";
     gauge(rows, page, name, help, |row| while_it_answers(row, SlownessWindow::is_near_timeout))
+}
+
+/// Where the path to a target ends and what counter-checks point at: only while it is down, and
+/// while that may be relied on.
+fn explanations(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
+    let explanation = |row: &Row| {
+        let state = row.state();
+        let down = state.health.verdict() == Verdict::Down
+            && !state.is_stale(row.target.monitor.interval, now);
+        down.then(|| state.explanation().map(|dated| Arc::clone(&dated.found))).flatten()
+    };
+    let explained: Vec<_> = rows.iter().filter_map(|row| Some((row, explanation(row)?))).collect();
+    if explained.is_empty() {
+        return Ok(());
+    }
+    let name = "tcp_monitor_path_info";
+    let help = "How the path to a target that is down ends, and the last hop that answered.";
+    page.family(name, Kind::Gauge, help)?;
+    for (row, explanation) in &explained {
+        if let Some(path) = &explanation.path {
+            let last_hop = path.last_router().map(|hop| hop.to_string()).unwrap_or_default();
+            let ends = [("end", path.end.as_str()), ("last_hop", &*last_hop)];
+            page.sample(name, &(labels(row), ends), true);
+            page.flush_if_full()?;
+        }
+    }
+    let name = "tcp_monitor_path_hops";
+    let help = "Hops up to the last that answered, on the path to a target that is down.";
+    page.family(name, Kind::Gauge, help)?;
+    for (row, explanation) in &explained {
+        if let Some(path) = &explanation.path {
+            page.sample(name, &labels(row), u32::try_from(path.hops.len()).unwrap_or(u32::MAX));
+            page.flush_if_full()?;
+        }
+    }
+    let name = "tcp_monitor_hint_info";
+    let help = "What counter-checks of a target that is down point at.";
+    page.family(name, Kind::Gauge, help)?;
+    for (row, explanation) in &explained {
+        if let Some(hint) = explanation.hint {
+            page.sample(name, &(labels(row), [("hint", hint.as_str())]), true);
+            page.flush_if_full()?;
+        }
+    }
+    Ok(())
 }
 
 /// One gauge, for the rows that have a value.

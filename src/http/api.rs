@@ -6,11 +6,13 @@ use std::io;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
+use crate::explanation::{Change, CounterCheck, Explanation, Hint};
 use crate::exposition;
 use crate::http::request::Query;
 use crate::monitor::{Monitor, Shard, Target};
 use crate::outcome::Outcome;
-use crate::store::{LastProbe, Moment, Row, Snapshot, Span};
+use crate::path::Path;
+use crate::store::{Dated, LastProbe, Moment, Row, Snapshot, Span};
 
 /// Which targets are asked for.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +77,67 @@ fn target(row: &Row) -> Value {
         "tls_cert_not_after_timestamp_seconds": state.certificate_not_after(),
         "interval_seconds": monitor.interval.as_secs_f64(),
         "timeout_seconds": monitor.timeout.as_secs_f64(),
+        "explanation": state.explanation().map(explained),
+        "usual_path": state.usual_path().map(usual_path),
+    })
+}
+
+fn explained(dated: &Dated<Explanation>) -> Value {
+    let mut object = explanation(&dated.found);
+    object.insert("timestamp_seconds".to_owned(), json!(dated.at.seconds()));
+    Value::Object(object)
+}
+
+fn usual_path(dated: &Dated<Path>) -> Value {
+    json!({"timestamp_seconds": dated.at.seconds(), "path": path(&dated.found)})
+}
+
+/// What was found out about a failure.
+#[must_use]
+pub fn explanation(explanation: &Explanation) -> Map<String, Value> {
+    let checks: Vec<Value> = explanation.checks.iter().map(counter_check).collect();
+    let mut object = Map::new();
+    object.insert("path".to_owned(), json!(explanation.path.as_deref().map(path)));
+    object.insert("counter_checks".to_owned(), Value::Array(checks));
+    object.insert("hint".to_owned(), json!(explanation.hint.map(Hint::as_str)));
+    object.insert("text".to_owned(), json!(explanation.to_string()));
+    object
+}
+
+fn counter_check(check: &CounterCheck) -> Value {
+    let (address, port) = match check.change {
+        Change::Address(ip) => (Some(ip.to_string()), None),
+        Change::Port(port) => (None, Some(port)),
+        Change::Nothing | Change::SourcePort | Change::SegmentSize => (None, None),
+    };
+    json!({
+        "changed": check.change.as_str(),
+        "address": address,
+        "port": port,
+        "asked": check.asked,
+        "answered": check.answered,
+        "answered_at_first_syn": check.at_first,
+    })
+}
+
+/// A path, hop by hop.
+#[must_use]
+pub fn path(path: &Path) -> Value {
+    let hops: Vec<Value> = (1..)
+        .zip(&path.hops)
+        .map(|(hop, router)| {
+            json!({
+                "hop": hop,
+                "address": router.map(|router| router.address.to_string()),
+                "round_trip_seconds": router.map(|router| router.round_trip.as_secs_f64()),
+            })
+        })
+        .collect();
+    json!({
+        "hops": hops,
+        "end": path.end.as_str(),
+        "last_router": path.last_router().map(|router| router.to_string()),
+        "text": path.to_string(),
     })
 }
 

@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::outcome::{IcmpError, KernelView};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::kernel::TcpInfoPrefix;
-use crate::prober::{ProbeError, kernel};
+use crate::prober::{ProbeError, Variation, kernel, trace};
 
 /// A handshake that completed.
 #[derive(Debug)]
@@ -68,12 +68,16 @@ pub(super) struct Failed {
 pub(super) async fn connect(
     peer: SocketAddr,
     source: Option<IpAddr>,
+    variation: Variation,
     deadline: Deadline,
 ) -> Result<Connected, Failed> {
     if deadline.end <= std::time::Instant::now() {
         return Err(failed(Event::NoTime, "no time was left to connect".to_owned()));
     }
     let socket = open(peer, source)?;
+    if variation != Variation::NONE {
+        vary(&socket, peer, source, variation).map_err(|err| call_failed(&err))?;
+    }
     if let Err(err) = socket.connect(&SockAddr::from(peer)) {
         match err.raw_os_error() {
             Some(libc::EINPROGRESS) => (),
@@ -180,6 +184,26 @@ fn open(peer: SocketAddr, source: Option<IpAddr>) -> Result<Socket, ProbeError> 
         }
     }
     Ok(socket)
+}
+
+/// Changes what a counter-check changes.
+fn vary(
+    socket: &Socket,
+    peer: SocketAddr,
+    source: Option<IpAddr>,
+    Variation { source_port, segment_size }: Variation,
+) -> io::Result<()> {
+    if let Some(size) = segment_size {
+        setsockopt(socket, sockopt::TcpMaxSeg, &size)?;
+    }
+    if let Some(port) = source_port {
+        trace::keep_flow(socket, peer)?;
+        socket.bind(&SockAddr::from(SocketAddr::new(
+            source.unwrap_or_else(|| trace::any_address(peer)),
+            port,
+        )))?;
+    }
+    Ok(())
 }
 
 /// Makes a socket known to the event queue.

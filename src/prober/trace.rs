@@ -140,9 +140,9 @@ fn send(peer: SocketAddr, local: SocketAddr, ttl: u8) -> io::Result<(Socket, Ins
         SocketAddr::V6(_) => {
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
             setsockopt(&socket, sockopt::Ipv6Ttl, &ttl.into())?;
-            setsockopt(&socket, AutoFlowLabel, &0)?;
         }
     }
+    keep_flow(&socket, peer)?;
     setsockopt(&socket, SynRetries, &1)?;
     socket.bind(&SockAddr::from(local))?;
     let begun = Instant::now();
@@ -184,6 +184,14 @@ async fn answer((socket, begun): (Socket, Instant), peer: SocketAddr, wait: Dura
     }
 }
 
+/// Sends all packets of a socket the same way, those of other sockets with the same ports too.
+pub(super) fn keep_flow(socket: &Socket, peer: SocketAddr) -> io::Result<()> {
+    if peer.is_ipv6() {
+        setsockopt(socket, AutoFlowLabel, &0)?;
+    }
+    Ok(())
+}
+
 /// The type of "time exceeded" (RFC 792, RFC 4443 3.3).
 const fn time_exceeded(peer: SocketAddr) -> u8 {
     if peer.is_ipv4() { 11 } else { 3 }
@@ -191,14 +199,19 @@ const fn time_exceeded(peer: SocketAddr) -> u8 {
 
 /// An address of this machine with a free port. The sockets of a trace ask for it by number: a
 /// port that the kernel chose is given back with the first failed connect.
-fn free_port(peer: SocketAddr, source: Option<IpAddr>) -> io::Result<SocketAddr> {
-    let any = match peer {
+pub(super) fn free_port(peer: SocketAddr, source: Option<IpAddr>) -> io::Result<SocketAddr> {
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
+    socket
+        .bind(&SockAddr::from(SocketAddr::new(source.unwrap_or_else(|| any_address(peer)), 0)))?;
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Whichever address of this machine routes choose.
+pub(super) const fn any_address(peer: SocketAddr) -> IpAddr {
+    match peer {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
-    socket.bind(&SockAddr::from(SocketAddr::new(source.unwrap_or(any), 0)))?;
-    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
 }
 
 fn local_error(err: &io::Error) -> PathEnd {

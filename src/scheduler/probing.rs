@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use crate::access::Access;
 use crate::diagnosis::outcome_of;
 use crate::evidence::{Event, Lookup};
+use crate::explainer::Explainer;
 use crate::monitor::{Addresses, Target};
 use crate::observer::Observer;
 use crate::outcome::{Phase, ProbeResult};
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 use crate::scheduler::{Observation, Probing};
-use crate::store::AddressResult;
+use crate::store::{AddressResult, Row};
 
 /// Most addresses of one name that are probed; what a name server sends beyond is left out.
 const MAX_ADDRESSES: usize = 64;
@@ -27,15 +28,21 @@ const MAX_ADDRESSES: usize = 64;
 pub struct Network {
     prober: Arc<Prober>,
     observer: Arc<Observer>,
+    explainer: Arc<Explainer>,
     /// The configuration itself names the targets.
     access: Access,
 }
 
 impl Network {
-    /// Looks through `prober`, and asks `canaries` when a target fails.
+    /// Looks through `prober`, asks `observer` when a target fails, and `explainer` why.
     #[must_use]
-    pub fn new(prober: Arc<Prober>, observer: Arc<Observer>) -> Self {
-        Self { prober, observer, access: Access::unrestricted() }
+    pub fn new(prober: Arc<Prober>, observer: Arc<Observer>, explainer: Arc<Explainer>) -> Self {
+        Self { prober, observer, explainer, access: Access::unrestricted() }
+    }
+
+    /// Does for ever what probes need beside them.
+    pub async fn run_beside(&self) {
+        self.prober.run_beside().await;
     }
 
     fn probe_of<'a>(&'a self, target: &'a Target) -> Probe<'a> {
@@ -90,6 +97,10 @@ impl Probing for Network {
         };
         self.observer.judge(did_fail, &mut observation.result).await;
         observation
+    }
+
+    fn confirmed(&self, row: &Arc<Row>, result: &ProbeResult) {
+        self.explainer.confirmed(row, result);
     }
 }
 

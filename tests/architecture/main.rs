@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("circumstances", &[]),
     ("diagnosis", &["circumstances", "evidence", "module", "outcome"]),
     ("path", &["outcome"]),
+    ("explanation", &["outcome", "path"]),
     ("verdict", &["outcome"]),
     ("monitor", &["address", "module", "verdict"]),
     ("access", &["address"]),
@@ -53,7 +54,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["access", "canaries", "config_handle", "diagnosis", "outcome", "prober", "telemetry"],
     ),
     // Memory and motion.
-    ("store", &["monitor", "outcome", "verdict"]),
+    ("store", &["explanation", "monitor", "outcome", "path", "verdict"]),
+    // Beside the schedule: it may not be asked by what it explains.
+    (
+        "explainer",
+        &[
+            "access",
+            "explanation",
+            "limits",
+            "monitor",
+            "outcome",
+            "path",
+            "prober",
+            "store",
+            "telemetry",
+            "verdict",
+        ],
+    ),
     (
         "scheduler",
         &[
@@ -61,6 +78,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "access",
             "diagnosis",
             "evidence",
+            "explainer",
             "monitor",
             "observer",
             "outcome",
@@ -70,7 +88,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "verdict",
         ],
     ),
-    ("schedule", &["config", "monitor", "observer", "prober", "scheduler", "store", "telemetry"]),
+    ("schedule", &["config", "monitor", "scheduler", "store", "telemetry"]),
     // The surface.
     ("exposition", &["files", "monitor", "outcome", "store", "telemetry", "verdict"]),
     (
@@ -81,6 +99,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "diagnosis",
             "evidence",
+            "explanation",
             "exposition",
             "files",
             "config_handle",
@@ -90,6 +109,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "monitor",
             "observer",
             "outcome",
+            "path",
             "prober",
             "secret",
             "store",
@@ -127,6 +147,7 @@ const PURE: &[&str] = &[
     "module",
     "outcome",
     "path",
+    "explanation",
     "evidence",
     "circumstances",
     "diagnosis",

@@ -533,14 +533,15 @@ fn while_every_canary_fails_silence_blames_no_target() {
     eprintln!("cut off: {} inconclusive, verdict kept", probes(&cut_off, "m", "inconclusive"));
 }
 
-/// Names and labels of all series of monitors, without the two that come and go by design: the
-/// reason of a failure, and the word that a verdict is stale.
+/// Names and labels of all series of monitors, without those that come and go by design: the
+/// reason of a failure, its explanation, and the word that a verdict is stale.
 fn series(exporter: &Exporter) -> Vec<String> {
     let text = exporter.get("/metrics").text();
     let mut series: Vec<String> = text
         .lines()
         .filter(|it| it.starts_with("tcp_monitor"))
         .filter(|it| !it.contains("failure_info") && !it.starts_with("tcp_monitor_stale"))
+        .filter(|it| !it.contains("_path_") && !it.contains("_hint_info"))
         .filter_map(|it| it.rsplit_once(' ').map(|(series, _)| series.to_owned()))
         .collect();
     series.sort();

@@ -19,7 +19,6 @@ mod matrix;
 mod process;
 mod resolve;
 mod tls;
-mod trace;
 
 /// Long enough that no machine is too busy for it.
 const TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,83 +1,12 @@
-//! Paths over routers of our own, in network namespaces.
+//! Where paths end, over routers of our own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use harness::Netns;
-use tcp_probe_exporter::access::Access;
-use tcp_probe_exporter::address::Address;
-use tcp_probe_exporter::module::Module;
 use tcp_probe_exporter::outcome::IcmpError;
 use tcp_probe_exporter::path::{Path, PathEnd};
-use tcp_probe_exporter::prober::{Probe, Prober};
 
-use crate::TIMEOUT;
-
-/// A monitor, three routers and a target in a row; link `n` is `10.20.n.0/24` and `fd20:n::/64`, the
-/// near end of each is .1, the far one .2.
-struct Chain {
-    hosts: Vec<Netns>,
-    devices: Vec<String>,
-}
-
-const ROUTERS: usize = 3;
-
-impl Chain {
-    fn new() -> Self {
-        let hosts: Vec<Netns> =
-            (0..ROUTERS + 2).map(|index| Netns::new(&format!("hop{index}"))).collect();
-        let mut devices = Vec::new();
-        for (link, ends) in hosts.windows(2).enumerate() {
-            devices.push(ends[0].link(
-                &ends[1],
-                &[
-                    (&format!("10.20.{link}.1/24"), &format!("10.20.{link}.2/24")),
-                    (&format!("fd20:{link}::1/64"), &format!("fd20:{link}::2/64")),
-                ],
-            ));
-        }
-        for (index, host) in hosts.iter().enumerate() {
-            if (1..=ROUTERS).contains(&index) {
-                host.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-                host.run(&["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"]);
-            }
-            for link in 0..=ROUTERS {
-                let (v4, v6) = (format!("10.20.{link}.0/24"), format!("fd20:{link}::/64"));
-                if link > index {
-                    host.run(&["ip", "route", "add", &v4, "via", &format!("10.20.{index}.2")]);
-                    host.run(&["ip", "route", "add", &v6, "via", &format!("fd20:{index}::2")]);
-                } else if link + 1 < index {
-                    let near = index - 1;
-                    host.run(&["ip", "route", "add", &v4, "via", &format!("10.20.{near}.1")]);
-                    host.run(&["ip", "route", "add", &v6, "via", &format!("fd20:{near}::1")]);
-                }
-            }
-        }
-        Self { hosts, devices }
-    }
-
-    fn target(v6: bool) -> SocketAddr {
-        let text =
-            if v6 { format!("[fd20:{ROUTERS}::2]:443") } else { format!("10.20.{ROUTERS}.2:443") };
-        text.parse().unwrap()
-    }
-
-    fn trace(&self, peer: SocketAddr) -> Path {
-        self.hosts[0].within(|| {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let address = Address::parse(&peer.to_string()).unwrap();
-            let (module, access) = (Module::connect("tcp_connect"), Access::default());
-            let probe = Probe {
-                address: &address,
-                module: &module,
-                hostname: None,
-                timeout: TIMEOUT,
-                access: &access,
-            };
-            runtime.block_on(Prober::default().trace(peer, &probe)).unwrap()
-        })
-    }
-}
+use crate::chain::{Chain, ROUTERS};
+use crate::{chain, runs};
 
 /// The near ends of the routers, as a trace sees them.
 fn routers(v6: bool, count: usize) -> Vec<Option<IpAddr>> {
@@ -106,14 +35,10 @@ fn icmp(v6: bool, router: usize, v4_kind: (u8, u8), v6_kind: (u8, u8)) -> PathEn
     PathEnd::Rejected(IcmpError { offender, kind, code })
 }
 
-fn chain(test: &str) -> Option<Chain> {
-    Netns::available(test).then(Chain::new)
-}
-
 #[test]
 fn path_names_every_router_each_time() {
     let Some(chain) = chain("path_names_every_router_each_time") else { return };
-    for _ in 0..5 {
+    for _ in 0..runs(5) {
         check(&chain, ROUTERS, |_| PathEnd::Refused);
     }
 }
