@@ -20,6 +20,7 @@ use crate::exposition::{self, Format};
 use crate::http::answer::{Body, pieces, redirect, scrape, text};
 use crate::http::connection::Peer;
 use crate::http::history::{Entry, History};
+use crate::http::on_demand::OnDemand;
 use crate::http::pages::Index;
 use crate::http::pages::listing::ListingQuery;
 use crate::http::request::{ProbeRequest, Query, invalid_target};
@@ -40,6 +41,7 @@ pub mod api;
 pub mod connection;
 pub mod history;
 pub mod logs;
+mod on_demand;
 pub mod origin;
 pub mod pages;
 pub mod passwords;
@@ -84,7 +86,7 @@ pub struct App {
 #[derive(Debug)]
 pub struct Shared {
     /// Places for probes on demand.
-    pub probes: Arc<Shares>,
+    pub probes: OnDemand,
     /// Places for long answers.
     pub answers: Arc<Shares>,
 }
@@ -93,7 +95,7 @@ impl Shared {
     /// As much as the limits allow.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
-        Self { probes: Shares::new(limits.on_demand), answers: Shares::new(MAX_ANSWERS) }
+        Self { probes: OnDemand::new(limits.on_demand), answers: Shares::new(MAX_ANSWERS) }
     }
 }
 
@@ -244,7 +246,8 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap, peer: &Peer) -> Re
         }
     };
     let lost = Arc::new(Notify::new());
-    let Some(_place) = app.shared.probes.take(peer.client, &lost) else {
+    let places = &app.shared.probes;
+    let Some(_granted) = places.take(peer.client, &request.target, &lost) else {
         return shed(app, "too many probes at once");
     };
 
@@ -258,6 +261,7 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap, peer: &Peer) -> Re
     };
     drop(running);
     counters.count(result.outcome);
+    places.learn(&request.target, &result);
 
     if let Outcome::Inconclusive(Reason::LocalDenied, _) = result.outcome {
         return denied(app, &result);

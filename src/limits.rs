@@ -115,6 +115,10 @@ bounds! {
     MAX_UNEXPLAINED: Count = 512;
     /// Sockets that one explanation holds at once.
     EXPLANATION_SOCKETS: Count = 8;
+    /// Targets remembered for a probe on demand that waited in vain.
+    MAX_SUSPECT_TARGETS: Count = 4096;
+    /// For how long: they get at most three quarters of the places.
+    SUSPECT_TARGET_FOR: Time = Duration::from_secs(300);
     /// Sockets of ended probes that wait for their peer to close.
     MAX_LINGERING: Count = 4096;
     /// Descriptors that are neither connections nor probes: standard streams, event queues,

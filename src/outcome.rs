@@ -451,6 +451,12 @@ pub struct ProbeResult {
 }
 
 impl ProbeResult {
+    /// Whether the probe held its place for long without a success: the next one may again.
+    #[must_use]
+    pub fn waited_in_vain(&self) -> bool {
+        self.outcome != Outcome::Success && self.duration >= self.timeout / 2
+    }
+
     /// A result of nothing but its outcome; the prober fills in the rest.
     #[must_use]
     pub const fn new(outcome: Outcome, timeout: Duration) -> Self {

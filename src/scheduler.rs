@@ -237,6 +237,7 @@ impl Scheduler {
     fn finish<P: Probing>(&mut self, running: &Running, observation: Observation, probing: &P) {
         let Running { started, counters } = running;
         let outcome = observation.result.outcome;
+        let in_vain = observation.result.waited_in_vain();
         self.telemetry.in_flight.dec();
         counters.count(outcome);
         // A target that was removed meanwhile has no row to write to.
@@ -245,7 +246,7 @@ impl Scheduler {
             None => HealthState::default(),
         };
         let now = self.tick(Instant::now());
-        let skipped = self.jobs.finished(started, now, outcome, health);
+        let skipped = self.jobs.finished(started, now, in_vain, health);
         self.count_skipped(skipped);
     }
 

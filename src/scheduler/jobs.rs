@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::monitor::{Policy, Target};
-use crate::outcome::{Outcome, Reason};
 use crate::verdict::{HealthState, Verdict};
 
 /// Within this time after it was added, a target is probed for the first time.
@@ -199,7 +198,8 @@ pub(super) struct Jobs {
     free: Vec<JobId>,
     /// Invariant: one entry for every job that is neither ready nor in flight.
     due: BinaryHeap<Reverse<(Tick, JobId)>>,
-    /// Runs whose time has come: of targets that answer, and of those that last timed out.
+    /// Runs whose time has come: of targets that answer, and of those that let the last run wait
+    /// in vain.
     ready: VecDeque<Ready>,
     ready_suspects: VecDeque<Ready>,
     limit: usize,
@@ -208,8 +208,8 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    /// No jobs. `limit` bounds the probes in flight; targets that last timed out may take three
-    /// quarters of it, so that a fleet of black holes never delays a healthy target.
+    /// No jobs. `limit` bounds the probes in flight; targets that let their last run wait in vain
+    /// may take three quarters of it, so that a fleet of black holes never delays a healthy target.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             table: Vec::new(),
@@ -331,14 +331,14 @@ impl Jobs {
         Some(Started { job: id, due, at: now, suspect })
     }
 
-    /// A run is over, and `outcome` has been taken into account in `health`. Returns how many
+    /// A run is over, and its outcome has been taken into account in `health`. Returns how many
     /// regular runs were skipped because of it. Of a target that was removed nothing is wanted any
     /// more.
     pub(super) fn finished(
         &mut self,
         started: &Started,
         now: Tick,
-        outcome: Outcome,
+        waited_in_vain: bool,
         health: HealthState,
     ) -> u64 {
         self.in_flight -= 1;
@@ -346,10 +346,7 @@ impl Jobs {
         let Some(job) = unless_removed(&mut self.table, &mut self.free, started.job) else {
             return 0;
         };
-        job.suspect = matches!(
-            outcome.cause(),
-            Some((Reason::Timeout | Reason::TlsTimeout | Reason::ExpectTimeout, _))
-        );
+        job.suspect = waited_in_vain;
         let skipped = job.pass(now);
         let extra = if health.is_in_doubt() {
             Some(now.after(job.policy.confirm.retry_interval))

@@ -35,7 +35,8 @@ impl Probing for Story {
         if !takes.is_zero() {
             sleep(takes).await;
         }
-        let result = ProbeResult::new(outcome, target.monitor.timeout);
+        let duration = takes;
+        let result = ProbeResult { duration, ..ProbeResult::new(outcome, target.monitor.timeout) };
         Observation { result, addresses: Box::default() }
     }
 }
@@ -222,9 +223,13 @@ async fn a_run_that_would_overlap_its_predecessor_is_skipped_and_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn black_holes_never_delay_a_healthy_target() {
-    let script = |target: &Target, _| {
+    // Whatever the reason is that is found at last.
+    let reasons =
+        [Reason::Timeout, Reason::DnsTimeout, Reason::Unacknowledged, Reason::LocalGateway];
+    let script = move |target: &Target, at: Duration| {
         if target.monitor.name.starts_with("hole") {
-            (TIMED_OUT, seconds(5))
+            let reason = reasons[at.subsec_nanos() as usize % reasons.len()];
+            (Outcome::because(reason, Phase::Connect), seconds(5))
         } else {
             (Outcome::Success, Duration::from_millis(1))
         }

@@ -14,6 +14,7 @@ use harness::{Exporter, wait_until};
 
 mod access;
 mod clients;
+mod descriptors;
 mod faults;
 mod files;
 mod hostile;

@@ -8,7 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::monitor::tests::{change, monitor};
-use crate::outcome::Phase;
+use crate::outcome::{Outcome, Phase, Reason};
 use crate::verdict::Thresholds;
 
 #[test]
@@ -115,7 +115,7 @@ fn run(history: &History) -> Seen {
             if change.is_some_and(|change| change.to == Verdict::Down) {
                 seen.down = Some(now);
             }
-            jobs.finished(&started, now, outcome, health);
+            jobs.finished(&started, now, outcome != Outcome::Success, health);
         } else {
             jobs.wake(now);
             let Some(started) = jobs.start(now) else { continue };
