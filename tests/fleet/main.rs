@@ -408,8 +408,7 @@ fn every_address_of_a_name_is_probed_where_that_is_asked_for() {
     }
     let netns = Netns::new("addresses");
     // `ip netns exec` puts the files of this directory in the place of those in /etc.
-    let etc = std::path::PathBuf::from(format!("/etc/netns/{}", netns.name()));
-    std::fs::create_dir_all(&etc).expect("a directory");
+    let etc = netns.etc();
     let hosts = [1, 2, 3, 4].map(|it| format!("127.9.9.{it} four.test\n")).concat();
     std::fs::write(etc.join("hosts"), hosts).expect("a file");
     let listen = |it: u8, port| {
@@ -453,7 +452,6 @@ fn every_address_of_a_name_is_probed_where_that_is_asked_for() {
 
     listeners.clear();
     wait_for(&exporter, |it| verdicts(it) == [Some(0.0), Some(0.0), Some(0.0)]);
-    let _ = std::fs::remove_dir_all(etc);
 }
 
 /// A service that greets while it is well, and accepts in silence while it is not.
@@ -554,8 +552,7 @@ fn series_stay_the_same_through_failure_dns_change_and_recovery() {
         return;
     }
     let netns = Netns::new("series");
-    let etc = std::path::PathBuf::from(format!("/etc/netns/{}", netns.name()));
-    std::fs::create_dir_all(&etc).expect("a directory");
+    let etc = netns.etc();
     let hosts = |address| std::fs::write(etc.join("hosts"), format!("{address} moving.test\n"));
     hosts("127.9.9.1").expect("a file");
     let listen = |address: [u8; 4], port| {
@@ -592,5 +589,4 @@ fn series_stay_the_same_through_failure_dns_change_and_recovery() {
     wait_for(&exporter, |it| probes(it, "m", "success") > seen);
     same("after recovery");
     eprintln!("{} series, the same before, during and after", before.len());
-    let _ = std::fs::remove_dir_all(&etc);
 }

@@ -68,8 +68,7 @@ impl Arena {
         let (near, far) = (Netns::new("faults"), Netns::new("targets"));
         let device = near.link(&far, &[("10.78.0.1/24", "10.78.0.2/24")]);
         // `ip netns exec` puts the files of this directory in the place of those in /etc.
-        let etc = PathBuf::from(format!("/etc/netns/{}", near.name()));
-        std::fs::create_dir_all(&etc).expect("a directory");
+        let etc = near.etc();
         let conf = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
         std::fs::write(etc.join("resolv.conf"), conf).expect("a file");
         let local = SocketAddr::from(([127, 0, 0, 1], 53));

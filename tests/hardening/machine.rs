@@ -133,7 +133,10 @@ fn a_log_that_cannot_be_written_is_lost_and_nothing_else() {
             "reader gone",
             "mkfifo gone; cat gone >/dev/null & exec 3>gone; kill $!; exec \"$@\" 2>&3 3>&-",
         ),
-        ("reader asleep", "mkfifo asleep; sleep 1000 <asleep & exec \"$@\" 2>asleep"),
+        (
+            "reader asleep",
+            "mkfifo asleep; setpriv --pdeathsig KILL sleep 1000 <asleep & exec \"$@\" 2>asleep",
+        ),
     ] {
         let script = format!("cd '{}'; {script}", home.path().display());
         let words = ["bash", "-c", &script, "log"];

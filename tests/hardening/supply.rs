@@ -1,7 +1,7 @@
 //! What is built in: licences, sources, banned crates, a reason and a use for every dependency.
 //!
 //! The rules are those of `.ci/deny.toml`, checked here without any tool or network; advisories
-//! need `cargo deny` or `cargo audit`, which the gate runs where they are installed.
+//! need `cargo deny` or `cargo audit`, which the gate installs and runs.
 
 use std::path::Path;
 use std::process::Command;

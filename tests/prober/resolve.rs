@@ -463,8 +463,7 @@ fn names_are_completed_as_the_system_does() {
     }
     let host = Netns::new("names");
     // `ip netns exec` puts these files over those of /etc.
-    let etc = std::path::Path::new("/etc/netns").join(host.name());
-    std::fs::create_dir_all(&etc).unwrap();
+    let etc = host.etc();
     std::fs::write(etc.join("hosts"), "127.0.0.5 InHosts # comment\n::1 six\n").unwrap();
     let conf = "search first.test second.test\noptions ndots:2\nnameserver 127.0.0.1\n";
     std::fs::write(etc.join("resolv.conf"), conf).unwrap();
@@ -519,5 +518,4 @@ fn names_are_completed_as_the_system_does() {
             (_, text) => Err(text),
         });
     }
-    std::fs::remove_dir_all(etc).unwrap();
 }

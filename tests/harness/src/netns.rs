@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -49,6 +49,7 @@ impl Netns {
         let name = unique(name);
         run(&["ip", "netns", "add", &name]);
         let this = Self { name };
+        this.note();
         this.run(&["ip", "link", "set", "lo", "up"]);
         this
     }
@@ -56,6 +57,24 @@ impl Netns {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Writes the name where `tests/run` looks for what was left behind.
+    fn note(&self) {
+        let Some(list) = std::env::var_os("TESTS_NAMESPACES") else { return };
+        let file = File::options().append(true).create(true).open(list);
+        let written = file.and_then(|mut file| writeln!(file, "{}", self.name));
+        written.expect("the list of namespaces");
+    }
+
+    /// A directory whose files programs in here see in the place of those of `/etc`. It goes with
+    /// the namespace.
+    #[track_caller]
+    #[must_use]
+    pub fn etc(&self) -> PathBuf {
+        let etc = Path::new("/etc/netns").join(&self.name);
+        std::fs::create_dir_all(&etc).expect("a directory");
+        etc
     }
 
     /// Lays a cable between two namespaces and returns the device's name at both ends. Each pair
@@ -133,6 +152,7 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = std::fs::remove_dir_all(Path::new("/etc/netns").join(&self.name));
     }
 }
 
@@ -168,6 +188,19 @@ mod tests {
 
     use super::*;
     use crate::Listener;
+
+    #[test]
+    fn a_host_takes_its_files_along() {
+        if !Netns::available("a_host_takes_its_files_along") {
+            return;
+        }
+        let host = Netns::new("files");
+        let etc = host.etc();
+        std::fs::write(etc.join("hosts"), "127.0.0.9 here.test\n").unwrap();
+        assert!(host.run(&["cat", "/etc/hosts"]).contains("here.test"));
+        drop(host);
+        assert!(!etc.exists());
+    }
 
     #[test]
     fn hosts_reach_each_other_until_a_firewall_says_no() {

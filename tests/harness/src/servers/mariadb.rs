@@ -15,7 +15,6 @@ const PORT: u16 = 3306;
 pub struct Mariadb {
     pub server: Server,
     socket: String,
-    hosts: String,
 }
 
 impl Mariadb {
@@ -32,10 +31,8 @@ impl Mariadb {
         let mut install = Process::start_command(home.path(), install);
         assert!(install.wait(PATIENCE * 4).success(), "{}", install.output());
         // `ip netns exec` lays this file over /etc/hosts.
-        let hosts = format!("/etc/netns/{}", netns.name());
-        std::fs::create_dir_all(&hosts).expect("directory of the namespace");
         std::fs::write(
-            format!("{hosts}/hosts"),
+            netns.etc().join("hosts"),
             format!("127.0.0.1 localhost\n{client} client.test\n{address} server.test\n"),
         )
         .expect("hosts");
@@ -52,7 +49,7 @@ impl Mariadb {
             command.arg(format!("--{flag}={value}"));
         }
         let server = Server::start_within(home, Some(netns.name()), address, &[PORT], command);
-        Self { server, socket, hosts }
+        Self { server, socket }
     }
 
     /// Answers `sql` as root, one line per row, columns apart by tabs.
@@ -81,11 +78,5 @@ impl Mariadb {
         let row = self.query(sql);
         let mut numbers = row.split_whitespace().map(|it| it.parse().expect("a number"));
         (numbers.next().expect("two columns"), numbers.next().expect("two columns"))
-    }
-}
-
-impl Drop for Mariadb {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.hosts);
     }
 }
