@@ -276,3 +276,52 @@ fn hostile_peers_cannot_harm_the_schedule_either() {
     assert_harmless("log", &exporter.log());
     assert_well(&exporter);
 }
+
+/// Processor time of the exporter, all threads.
+fn processor_time(exporter: &Exporter) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", exporter.id()));
+    let stat = stat.expect("it lives");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split(' ').collect();
+    let [user, system] = [12, 13].map(|field| fields[field].parse::<u64>().expect("ticks"));
+    Duration::from_millis((user + system) * 10)
+}
+
+/// Lines without end, as fast as they can be read; and a text that comes byte by byte, so that a
+/// pattern could be looked for again at each.
+#[test]
+fn no_peer_gets_more_time_or_processor_than_it_may() {
+    const PIECES: usize = 60_000;
+    let lines = endless(b"x\n");
+    let pieces = peer(|visitor| {
+        visitor.stream.set_nodelay(true).expect("a socket");
+        for _ in 0..PIECES {
+            if visitor.stream.write_all(b"x").is_err() {
+                return;
+            }
+            sleep(Duration::from_micros(20));
+        }
+        visitor.write(b"end");
+        visitor.read_to_end();
+    });
+    let exporter = Exporter::new(EXPORTER)
+        .config(
+            "modules:
+  lines: {prober: tcp, timeout: 1s, tcp: {query_response: [{expect: '^(a|b|x+y)*never$'}]}}
+  pieces: {prober: tcp, timeout: 60s, tcp: {query_response: [{expect_stream: 'x+end'}]}}
+",
+        )
+        .start();
+    let asked = |module: &str, target: &str| {
+        let (begin, before) = (Instant::now(), processor_time(&exporter));
+        let answer = exporter.get(&format!("/probe?module={module}&target={target}"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        (begin.elapsed(), processor_time(&exporter).saturating_sub(before))
+    };
+    let (took, spent) = asked("lines", &lines.target());
+    eprintln!("lines without end and 1 s of time: {took:.1?}, {spent:.1?} of a processor");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let (took, spent) = asked("pieces", &pieces.target());
+    eprintln!("{PIECES} bytes one by one: {took:.1?}, {spent:.1?} of a processor");
+    assert!(spent < took / 2, "{spent:?} of {took:?}");
+    assert_well(&exporter);
+}

@@ -1,9 +1,10 @@
 //! What a stranger's zone can make the exporter keep.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use harness::name_server::{A, Reply};
-use harness::{Exporter, NameServer};
+use harness::{Exporter, Listener, NameServer, Netns};
 
 use crate::{EXPORTER, MIB, memory};
 
@@ -39,4 +40,56 @@ fn names_with_thousands_of_addresses_leave_little_behind() {
     eprintln!("{NAMES} names of {ADDRESSES} addresses: {} KiB more resident", grown / 1024);
     assert!(dns.asked() >= NAMES, "{} questions", dns.asked());
     assert!(grown < 16 * MIB, "{} MiB", grown / MIB);
+}
+
+/// One truncated answer, TCP cut in the middle, one datagram of garbage. UDP is well throughout.
+#[test]
+fn one_dead_connection_to_a_name_server_hides_no_target() {
+    const TEST: &str = "one_dead_connection_to_a_name_server_hides_no_target";
+    const ROUNDS: usize = 20;
+    if !Netns::available(TEST) {
+        return;
+    }
+    let (near, far) = (Netns::new("cut-near"), Netns::new("cut-far"));
+    near.link(&far, &[("10.96.0.1/24", "10.96.0.2/24")]);
+    let here = IpAddr::from([10, 96, 0, 2]);
+    let dns = far.within(|| {
+        NameServer::at("10.96.0.2:53".parse().expect("an address"), move |question| {
+            match (&*question.name, question.kind) {
+                ("long.test", _) => Reply::Truncated(Box::new(Reply::address(here))),
+                ("garbage.test", _) => Reply::Bytes(vec![0xff; 600]),
+                (_, A) => Reply::address(here),
+                _ => Reply::Addresses(0, Vec::new()),
+            }
+        })
+    });
+    let target = far.within(|| {
+        Listener::serve("10.96.0.2:0".parse().expect("an address"), |visitor| visitor.read_to_end())
+    });
+    let exporter = Exporter::new(EXPORTER)
+        .config(
+            "modules: {m: {prober: tcp, timeout: 2s, tcp: {preferred_ip_protocol: ip4, \
+             resolver: ['10.96.0.2:53']}}}\n",
+        )
+        .netns(&near)
+        .start();
+    let probe = |name: &str| {
+        exporter.get(&format!("/probe?module=m&target={name}:{}", target.port())).text()
+    };
+    let well = |name: &str| probe(name).contains("probe_success 1");
+    assert!(well("long.test"), "over TCP, while it is well");
+    far.nft(
+        "table inet cut { chain input { type filter hook input priority 0;\n\
+         tcp dport 53 drop;\n}; }",
+    );
+    for name in ["long.test", "garbage.test", "long.test"] {
+        let _ = probe(name);
+    }
+    let begin = Instant::now();
+    let seen = (0..ROUNDS).filter(|round| well(&format!("well{round}.test"))).count();
+    let took = begin.elapsed();
+    eprintln!("TCP to the name server cut: {seen} of {ROUNDS} names seen, {took:.1?} in all");
+    assert_eq!(seen, ROUNDS, "{}", probe("well.test"));
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(dns.asked() > ROUNDS);
 }
