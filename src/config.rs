@@ -11,11 +11,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::access::Access;
 use crate::address::Address;
 use crate::files::within;
+use crate::limits::CONFIG_WITHIN;
 use crate::module::Module;
 use crate::monitor::{Monitor, SeriesOptions};
 
@@ -35,9 +35,6 @@ mod schema;
 mod secret;
 mod show;
 mod yaml;
-
-/// How long a start waits for the files: a hundred thousand monitors are read within a second.
-const LOAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// A module of the configuration.
 #[derive(Clone, Debug)]
@@ -151,7 +148,7 @@ impl Config {
     /// As for [`Config::load`].
     pub fn load_in_time(path: Option<&Path>) -> Result<Loaded, Vec<Diagnostic>> {
         let own = path.map(Path::to_owned);
-        within(LOAD_LIMIT, move || Self::load(own.as_deref()))
+        within(CONFIG_WITHIN, move || Self::load(own.as_deref()))
             .unwrap_or_else(|message| Err(vec![Diagnostic::of_file(path, message)]))
     }
 

@@ -5,17 +5,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Diagnostic, Loaded, ModuleEntry};
 use crate::files::Loader;
+use crate::limits::RELOAD_WITHIN;
 use crate::telemetry::Telemetry;
-
-/// How long a reload waits for the files.
-const RELOAD_LIMIT: Duration = Duration::from_secs(20);
 
 /// The configuration in force.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ impl ConfigHandle {
     async fn load(&self, asked_for: bool) -> Result<(), String> {
         let mut failed = self.failed.lock().await;
         let (path, current) = (self.path.clone(), self.config());
-        let loaded = self.loader.run(RELOAD_LIMIT, move || load(path.as_deref(), &current)).await;
+        let loaded = self.loader.run(RELOAD_WITHIN, move || load(path.as_deref(), &current)).await;
         let loaded = loaded.unwrap_or_else(|message| {
             Err(vec![Diagnostic::of_file(self.path.as_deref(), message)])
         });

@@ -20,6 +20,8 @@ use std::time::{Duration, SystemTime};
 
 use ring::digest;
 
+use crate::limits::{DIRECTORY_ENTRIES, LOAD_BYTES};
+
 mod loader;
 pub mod pem;
 mod watched;
@@ -27,14 +29,8 @@ mod watched;
 pub use crate::files::loader::{LoadThreads, Loader, within};
 pub use crate::files::watched::{Watched, WatchedMap};
 
-/// Largest file in PEM form, in bytes: some thousands of certificates.
-pub const MAX_PEM: u64 = 16 * MIB;
 /// A mebibyte.
 pub const MIB: u64 = 1024 * 1024;
-/// Most bytes that one load reads before it may read no further file.
-const MAX_TOTAL: u64 = 256 * MIB;
-/// Most entries of a directory that are looked at.
-const MAX_ENTRIES: usize = 10_000;
 /// A file changed this recently may change again without getting another time: clocks of file
 /// systems tick in milliseconds.
 const TICK: Duration = Duration::from_millis(100);
@@ -145,8 +141,8 @@ impl Sources {
     /// As for [`read`].
     pub fn read(&mut self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         self.note(path);
-        let content = if self.total > MAX_TOTAL {
-            Err(io::Error::other(format!("all together is larger than {} MiB", MAX_TOTAL / MIB)))
+        let content = if self.total > LOAD_BYTES {
+            Err(io::Error::other(format!("all together is larger than {} MiB", LOAD_BYTES / MIB)))
         } else {
             read(path, limit)
         };
@@ -162,11 +158,11 @@ impl Sources {
     /// The directory cannot be read, or has too many entries.
     pub fn list(&mut self, directory: &Path) -> io::Result<Vec<OsString>> {
         self.note(directory);
-        let entries = std::fs::read_dir(directory)?.take(MAX_ENTRIES + 1);
+        let entries = std::fs::read_dir(directory)?.take(DIRECTORY_ENTRIES + 1);
         let mut names: Vec<OsString> =
             entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
-        if names.len() > MAX_ENTRIES {
-            return Err(io::Error::other(format!("it has more than {MAX_ENTRIES} entries")));
+        if names.len() > DIRECTORY_ENTRIES {
+            return Err(io::Error::other(format!("it has more than {DIRECTORY_ENTRIES} entries")));
         }
         names.sort();
         Ok(names)

@@ -24,6 +24,8 @@ pub enum Value {
     Count(usize),
     /// Bytes.
     Bytes(usize),
+    /// Bytes of a file.
+    File(u64),
     /// Time.
     Time(Duration),
 }
@@ -32,7 +34,12 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const KIB: usize = 1024;
         const MIB: usize = 1024 * KIB;
-        match *self {
+        let size = match *self {
+            Self::File(bytes) => Self::Bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
+            other => other,
+        };
+        match size {
+            Self::File(bytes) => write!(f, "{bytes} bytes"),
             Self::Count(count) => write!(f, "{count}"),
             Self::Bytes(bytes) if bytes % MIB == 0 => write!(f, "{} MiB", bytes / MIB),
             Self::Bytes(bytes) if bytes % KIB == 0 => write!(f, "{} KiB", bytes / KIB),
@@ -42,6 +49,9 @@ impl fmt::Display for Value {
         }
     }
 }
+
+/// A mebibyte.
+const MIB: u64 = 1024 * 1024;
 
 /// Makes a constant and a row of the table of each line.
 macro_rules! bounds {
@@ -55,6 +65,7 @@ macro_rules! bounds {
         },)+];
     };
     (@type Time) => { Duration };
+    (@type File) => { u64 };
     (@type $count:ident) => { usize };
 }
 
@@ -121,6 +132,92 @@ bounds! {
     SUSPECT_TARGET_FOR: Time = Duration::from_secs(300);
     /// Sockets of ended probes that wait for their peer to close.
     MAX_LINGERING: Count = 4096;
+    /// A file in PEM form: some thousands of certificates.
+    PEM_BYTES: File = 16 * MIB;
+    /// What one load may have read before it may read no further file.
+    LOAD_BYTES: File = 256 * MIB;
+    /// Entries of a directory that are looked at.
+    DIRECTORY_ENTRIES: Count = 10_000;
+    /// Loads of files at once, of one kind: only file systems that hang bring it there.
+    LOAD_THREADS: Count = 64;
+    /// Files to send, and settings of TLS, that are kept.
+    WATCHED_FILES: Count = 1024;
+    /// How long a first version of a file is waited for.
+    FIRST_LOAD_WITHIN: Time = Duration::from_secs(5);
+    /// How long a newer version is waited for by a probe that could do with the old one.
+    NEWS_WITHIN: Time = Duration::from_millis(500);
+    /// A configuration file or a file of monitors: hundreds of thousands of them.
+    CONFIG_BYTES: File = 64 * MIB;
+    /// Files that the globs of a configuration may find.
+    MONITOR_FILES: Count = 10_000;
+    /// Nesting of a configuration file.
+    YAML_DEPTH: Count = 64;
+    /// Values of a configuration file, aliases counted each time.
+    YAML_NODES: Count = 5_000_000;
+    /// Targets of a configuration.
+    MAX_TARGETS: Count = 1_000_000;
+    /// How long a start waits for its files.
+    CONFIG_WITHIN: Time = Duration::from_secs(60);
+    /// How long a reload waits for them.
+    RELOAD_WITHIN: Time = Duration::from_secs(20);
+    /// A web configuration: thousands of users.
+    WEB_CONFIG_BYTES: File = MIB;
+    /// All names that are remembered: about 60,000 with one address each.
+    NAME_CACHE_BYTES: Bytes = 8 * 1024 * 1024;
+    /// Longest that a name is kept which nobody asks for: between this and twice as long.
+    NAME_IDLE: Time = Duration::from_secs(10 * 60);
+    /// Longest that an answer of a name server is believed.
+    NAME_TTL: Time = Duration::from_secs(24 * 60 * 60);
+    /// Longest that a name is believed not to exist.
+    NO_NAME_TTL: Time = Duration::from_secs(30);
+    /// Addresses of a name that are kept.
+    NAME_ADDRESSES: Count = 64;
+    /// Name servers of a list that are asked.
+    NAME_SERVERS: Count = 8;
+    /// Aliases that are followed from one name to the next.
+    NAME_ALIASES: Count = 8;
+    /// Rounds of questions for one name, whatever `attempts` says.
+    NAME_ROUNDS: Count = 6;
+    /// `/etc/hosts`.
+    HOSTS_BYTES: File = 16 * MIB;
+    /// `/etc/resolv.conf`.
+    RESOLV_CONF_BYTES: File = MIB;
+    /// Threads inside `getaddrinfo`, which cannot be interrupted.
+    SYSTEM_LOOKUPS: Count = 64;
+    /// A line of a peer, and all that it sent and no step has consumed.
+    HELD_BYTES: Bytes = 64 * 1024;
+    /// What a probe reads from a peer that never comes to the point.
+    RECEIVED_BYTES: Bytes = 4 * 1024 * 1024;
+    /// What is scanned for a pattern whenever bytes come; beyond that they are gathered for 10 ms first.
+    FREELY_SCANNED: Bytes = 1024 * 1024;
+    /// How long after its deadline a probe may read what had come by then.
+    READ_LATE: Time = Duration::from_millis(50);
+    /// A label whose value a peer chooses.
+    LABEL_BYTES: Bytes = 4096;
+    /// A file that a module sends.
+    SENT_FILE_BYTES: File = 64 * 1024;
+    /// How long a probe waits to learn whether it reached our own listener.
+    ACCEPTED_WITHIN: Time = Duration::from_millis(20);
+    /// What a message quotes of a peer.
+    QUOTED_BYTES: Bytes = 200;
+    /// The cause of a failure.
+    CAUSE_BYTES: Bytes = 500;
+    /// What is read off a peer that goes on sending after its probe has ended.
+    LEFTOVER_BYTES: Bytes = 64 * 1024;
+    /// Certificates from that of a server to an anchor.
+    CHAIN_LENGTH: Count = 8;
+    /// Steps in the search for chains, since cross-signed issuers multiply them.
+    CHAIN_STEPS: Count = 1000;
+    /// A text of a certificate that is shown.
+    CERTIFICATE_TEXT_BYTES: Bytes = 4096;
+    /// Addresses of a name that a monitor probes, if it asks for all.
+    PROBED_ADDRESSES: Count = 64;
+    /// How long scheduled probes may go on after SIGTERM.
+    LAST_PROBES_WITHIN: Time = Duration::from_secs(10);
+    /// Routes and neighbours that are remembered of this machine, of each kind.
+    WAYS_KEPT: Count = 4096;
+    /// Lines of the log that wait to be written; further ones are lost.
+    LOG_LINES: Count = 1024;
     /// Descriptors that are neither connections nor probes: standard streams, event queues,
     /// signals, listeners, configuration and certificate files, name look-ups.
     RESERVED_DESCRIPTORS: Count = 26;

@@ -18,6 +18,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
+use crate::limits::LOG_LINES;
+
 /// `tracing` target of the lines that a probe wrote down about itself.
 pub const PROBE: &str = "tcp_probe_exporter::probe";
 
@@ -68,8 +70,6 @@ pub struct LogSettings {
     pub probe: Level,
 }
 
-/// Lines that wait to be written.
-const WAITING: usize = 1024;
 /// How long the end of the process waits for the last lines.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
 
@@ -88,7 +88,7 @@ pub struct Running(SyncSender<Message>);
 /// # Errors
 /// The system grants no thread.
 pub fn start(settings: LogSettings) -> io::Result<Running> {
-    let (sender, receiver) = mpsc::sync_channel(WAITING);
+    let (sender, receiver) = mpsc::sync_channel(LOG_LINES);
     let lost = Arc::new(AtomicU64::new(0));
     let writer = Writer { receiver, lost: Arc::clone(&lost), settings };
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.run())?;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info};
 
 use crate::address::Address;
+use crate::limits::LAST_PROBES_WITHIN;
 use crate::monitor::{SeriesOptions, Target};
 use crate::outcome::ProbeResult;
 use crate::scheduler::jobs::{Clock, Jobs, Started, Tick};
@@ -32,8 +33,6 @@ pub mod probing;
 
 /// Starts between two looks at the sockets: many would make the first of them wait for the last.
 const BATCH: usize = 32;
-/// How long running probes may go on after the end was asked for.
-const LAST_PROBES_WITHIN: Duration = Duration::from_secs(10);
 
 /// What one run of a target found.
 #[derive(Clone, Debug)]

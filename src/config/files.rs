@@ -7,12 +7,8 @@ use std::path::{Path, PathBuf};
 
 use ring::digest;
 
-use crate::files::{self, MIB};
-
-/// Largest file that is read, in bytes. Room for hundreds of thousands of monitors.
-const MAX_SIZE: u64 = 64 * MIB;
-/// Most files that globs may find.
-pub(super) const MAX_FILES: usize = 10_000;
+use crate::files;
+use crate::limits::{CONFIG_BYTES, MONITOR_FILES};
 
 /// SHA-256 over several files: which, and what is in them.
 pub(super) struct Fingerprint(digest::Context);
@@ -38,7 +34,7 @@ impl Fingerprint {
 
 /// Reads a file of bounded size.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    files::read(path, MAX_SIZE)
+    files::read(path, CONFIG_BYTES)
 }
 
 /// Files that match globs, each once, sorted within each glob; without the file that names them.
@@ -50,7 +46,7 @@ pub(super) fn expand(file: &Path, globs: &[PathBuf]) -> Vec<PathBuf> {
     for pattern in globs {
         let Some(paths) = pattern.to_str().and_then(|text| glob::glob(text).ok()) else { continue };
         for path in paths.filter_map(Result::ok).filter(|path| path.is_file() && !is_own(path)) {
-            if found.len() <= MAX_FILES && seen.insert(path.clone()) {
+            if found.len() <= MONITOR_FILES && seen.insert(path.clone()) {
                 found.push(path);
             }
         }

@@ -12,6 +12,7 @@ use crate::config::scalar::{OneOrMany, Text};
 use crate::config::schema::{FileKeys, MonitorFileKeys};
 use crate::config::yaml::{Kind, Node, Pair, Piece, excerpt};
 use crate::config::{Config, Diagnostic, Loaded, access, file_sd, lint, modules, monitors, yaml};
+use crate::limits::MONITOR_FILES;
 use crate::monitor::SeriesOptions;
 
 /// The configuration in force when no file is given.
@@ -202,8 +203,8 @@ fn globs(place: &YamlPath<'_>, path: &Path, report: &mut Report) -> Vec<PathBuf>
         if found == 0 {
             report.warn(&place, format!("`{}` finds no file", excerpt(text)));
         }
-        if found > files::MAX_FILES {
-            let limit = files::MAX_FILES;
+        if found > MONITOR_FILES {
+            let limit = MONITOR_FILES;
             let message =
                 format!("`{}` finds more than {limit} files: narrow it down", excerpt(text));
             report.error(&place, message);

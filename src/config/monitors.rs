@@ -19,6 +19,7 @@ use crate::config::schema::{
 };
 use crate::config::yaml::{Node, excerpt};
 use crate::config::{Canary, ModuleEntry, duration};
+use crate::limits::MAX_TARGETS;
 use crate::module::Module;
 use crate::monitor::{
     Addresses, Confirm, Endpoint, Histogram, Membership, Monitor, PathPolicy, Policy, SeriesOptions,
@@ -37,8 +38,6 @@ const DOWN_INTERVAL: Duration = Duration::from_secs(60);
 const FAILURES: NonZeroU32 = NonZeroU32::new(3).expect("three is not zero");
 /// The module where nothing says otherwise.
 const MODULE: &str = "tcp_connect";
-/// Most targets of all monitors together: what one machine can watch, and a bound of memory.
-const MAX_TARGETS: usize = 1_000_000;
 
 /// Upper bounds of the duration histogram in seconds: a LAN to a bad day.
 const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];

@@ -17,11 +17,8 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, Tag};
 use serde_yaml::Value;
 
 use crate::config::files::hexadecimal;
+use crate::limits::{YAML_DEPTH, YAML_NODES};
 
-/// Deepest nesting of lists and mappings.
-const MAX_DEPTH: usize = 64;
-/// Most nodes of one file, each alias counted as what it stands for.
-const MAX_NODES: usize = 5_000_000;
 /// Mappings up to this size are searched for duplicate keys pair by pair.
 const FEW_KEYS: usize = 16;
 
@@ -296,17 +293,17 @@ impl<'t> Reader<'t, '_> {
 
     fn count(&mut self, nodes: usize) -> Result<(), String> {
         self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > MAX_NODES {
+        if self.nodes > YAML_NODES {
             return Err(format!(
-                "more than {MAX_NODES} values, aliases counted as what they repeat: split the file"
+                "more than {YAML_NODES} values, aliases counted as what they repeat: split the file"
             ));
         }
         Ok(())
     }
 
     fn begin(&mut self, line: u32, anchor: usize, children: Children<'t>) -> Result<(), String> {
-        if self.open.len() == MAX_DEPTH {
-            return Err(format!("nested deeper than {MAX_DEPTH} levels: write it flatter"));
+        if self.open.len() == YAML_DEPTH {
+            return Err(format!("nested deeper than {YAML_DEPTH} levels: write it flatter"));
         }
         let before = self.nodes;
         self.count(1)?;

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Most loads at once that share a [`LoadThreads`]. Only file systems that hang bring it there.
-const MAX_THREADS: usize = 64;
+use crate::limits::LOAD_THREADS;
 
 /// Bounds the threads that loads may occupy together. Clones share the bound.
 #[derive(Clone, Debug)]
@@ -17,7 +16,7 @@ pub struct LoadThreads(Arc<Semaphore>);
 
 impl Default for LoadThreads {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_THREADS)))
+        Self(Arc::new(Semaphore::new(LOAD_THREADS)))
     }
 }
 

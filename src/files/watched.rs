@@ -12,18 +12,13 @@ use tracing::{error, info};
 
 use crate::files::Sources;
 use crate::files::loader::{self, LoadThreads};
+use crate::limits::{FIRST_LOAD_WITHIN, NEWS_WITHIN, WATCHED_FILES};
 
-/// Values that a [`WatchedMap`] keeps.
-const MAX_KEYS: usize = 1024;
 /// How often the files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A load that failed is tried again so often though the files look the same: what was wrong may
 /// not show in them, as a permission or a shortage of descriptors.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a first value is waited for.
-const FIRST_LIMIT: Duration = Duration::from_secs(5);
-/// How long news is waited for by those who could do with what they have.
-const NEWS_LIMIT: Duration = Duration::from_millis(500);
 
 /// Makes a value, given the one in force. What it reads, it reads through the [`Sources`].
 type Load<T> = dyn Fn(&mut Sources, Option<&T>) -> Result<T, String> + Send + Sync;
@@ -121,7 +116,7 @@ impl<K: Clone + Eq + Hash, T: Send + Sync + 'static> WatchedMap<K, T> {
         if let Some(watched) = known.get(key) {
             return watched.clone();
         }
-        if known.len() >= MAX_KEYS {
+        if known.len() >= WATCHED_FILES {
             known.clear();
         }
         let load = load(key.clone());
@@ -172,7 +167,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         {
             return state.answer();
         }
-        let limit = if state.value.is_some() { NEWS_LIMIT } else { FIRST_LIMIT };
+        let limit = if state.value.is_some() { NEWS_WITHIN } else { FIRST_LOAD_WITHIN };
         drop(state);
         match self.begin_look(limit).await {
             Ok(Look { begun, mut ended }) => {
@@ -207,7 +202,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
     /// Why there is none, in one line.
     pub fn start(&self) -> Result<Arc<T>, Arc<str>> {
         let inner = Arc::clone(&self.inner);
-        loader::within(FIRST_LIMIT, move || {
+        loader::within(FIRST_LOAD_WITHIN, move || {
             inner.look_at_files();
             inner.state.load().answer()
         })?

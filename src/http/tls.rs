@@ -22,7 +22,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Version};
 
-use crate::files::{MAX_PEM, Sources, pem};
+use crate::files::{Sources, pem};
+use crate::limits::PEM_BYTES;
 use crate::secret::Secret;
 
 /// `tls_server_config` as written.
@@ -120,7 +121,7 @@ pub fn acceptor(
         (None, Some(file)) => {
             let path = directory.join(file);
             let place = |err| format!("{key}: `{}`: {err}", path.display());
-            sources.read(&path, MAX_PEM).map_err(place)
+            sources.read(&path, PEM_BYTES).map_err(place)
         }
         (None, None) => Err(format!("{key}: missing, give `{key}` or `{key}_file`")),
     };

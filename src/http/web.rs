@@ -15,16 +15,14 @@ use serde::Deserialize;
 use serde_yaml::Mapping;
 use tokio_rustls::TlsAcceptor;
 
-use crate::files::{LoadThreads, MIB, Sources, Watched};
+use crate::files::{LoadThreads, Sources, Watched};
 use crate::http::answer::{Body, text};
 use crate::http::passwords::Passwords;
 use crate::http::shares::Client;
 use crate::http::tls::{self, TlsServerConfig};
+use crate::limits::WEB_CONFIG_BYTES;
 use crate::secret::Secret;
 use crate::telemetry::Telemetry;
-
-/// Largest file: thousands of users.
-const MAX_SIZE: u64 = MIB;
 
 /// The headers that may be set.
 const HEADERS: [&str; 5] = [
@@ -179,7 +177,7 @@ impl Web {
 impl Settings {
     fn load(path: &Path, old: Option<&Self>, sources: &mut Sources) -> Result<Self, String> {
         let place = |err: String| format!("{}: {err}", path.display());
-        let content = sources.read(path, MAX_SIZE).map_err(|err| place(err.to_string()))?;
+        let content = sources.read(path, WEB_CONFIG_BYTES).map_err(|err| place(err.to_string()))?;
         let content = String::from_utf8(content).map_err(|err| place(err.to_string()))?;
         let file: Option<File> =
             serde_yaml::from_str(&content).map_err(|err| place(err.to_string()))?;

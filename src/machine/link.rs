@@ -22,11 +22,10 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::circumstances::{Neighbour, Route, Way};
+use crate::limits::WAYS_KEPT;
 
 /// How long an answer is believed.
 const FRESH: Duration = Duration::from_millis(200);
-/// Answers that are kept of each kind; beyond this all are forgotten.
-const MAX_KEPT: usize = 4096;
 /// Room for an answer; that about an interface takes one or two kilobytes.
 const ANSWER: usize = 32 * 1024;
 
@@ -67,7 +66,7 @@ impl Links {
         {
             return *way;
         }
-        if kept.ways.len().max(kept.hops.len()) >= MAX_KEPT {
+        if kept.ways.len().max(kept.hops.len()) >= WAYS_KEPT {
             *kept = Kept::default();
         }
         let way = kept.ask(peer, now).ok();

@@ -12,10 +12,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
+use crate::limits::ACCEPTED_WITHIN;
 use crate::prober::kernel;
 
-/// How long a probe waits for connections that the kernel holds to be accepted.
-const ACCEPTED_WITHIN: Duration = Duration::from_millis(20);
 /// How often it looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 

@@ -2,7 +2,7 @@
 //!
 //! Lines and bytes come from one buffer, so that nothing a peer sends early is lost between two
 //! steps. A peer may send garbage, nothing, one byte a second or without end: the deadline bounds
-//! the time, [`MAX_HELD`] and [`MAX_RECEIVED`] bound the memory and the work.
+//! the time, [`HELD_BYTES`] and [`RECEIVED_BYTES`] bound the memory and the work.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
 
 use crate::evidence::{Event, Transfer};
+use crate::limits::{FREELY_SCANNED, HELD_BYTES, LABEL_BYTES, READ_LATE, RECEIVED_BYTES};
 use crate::module::pattern::Pattern;
 use crate::module::template::Template;
 use crate::module::{Close, Expect, Step};
@@ -25,20 +26,10 @@ use crate::prober::stream::{Stream, TcpBytes};
 use crate::prober::tls::{self, TlsClient};
 use crate::prober::{Probe, ProbeError};
 
-/// Longest line, and most bytes that wait to be consumed; as `blackbox_exporter` has it.
-const MAX_HELD: usize = 64 * 1024;
-/// Most bytes that a probe reads from a peer that never comes to the point.
-const MAX_RECEIVED: usize = 4 * 1024 * 1024;
 /// Least room for a read.
 const CHUNK: usize = 4096;
-/// Bytes that are scanned for a pattern as soon as anything comes, all scans together.
-const FREELY_SCANNED: usize = 1024 * 1024;
 /// How long small pieces are gathered beyond that before the next scan.
 const GATHER: Duration = Duration::from_millis(10);
-/// How long after the end what has come by then may still be read.
-const READ_LATE: Duration = Duration::from_millis(50);
-/// Longest value of a label, in bytes.
-const MAX_LABEL: usize = 4096;
 /// How long a peer may take to take the end of TLS.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -318,13 +309,13 @@ impl Connection {
     /// that has none.
     fn take_line(&mut self) -> Result<Option<Vec<u8>>, ProbeError> {
         let held = self.held();
-        let window = &held[..held.len().min(MAX_HELD)];
+        let window = &held[..held.len().min(HELD_BYTES)];
         let searched = self.searched.min(window.len());
         let found = window[searched..].iter().position(|byte| *byte == b'\n');
         let (length, line_end) = match found {
             Some(offset) => (searched + offset, 1),
-            None if held.len() >= MAX_HELD => {
-                let detail = format!("received {MAX_HELD} bytes without a line end");
+            None if held.len() >= HELD_BYTES => {
+                let detail = format!("received {HELD_BYTES} bytes without a line end");
                 return Err(ProbeError::new(Event::Mismatch, detail));
             }
             None if self.ended && !held.is_empty() => (held.len(), 0),
@@ -363,9 +354,9 @@ impl Connection {
                 let detail = format!("received `{shown}`, which the module rejects");
                 return Err(ProbeError::new(Event::Rejection, detail));
             }
-            if self.held().len() >= MAX_HELD {
+            if self.held().len() >= HELD_BYTES {
                 dialogue.failed_due_to_regex = true;
-                let detail = format!("received {MAX_HELD} bytes that do not match");
+                let detail = format!("received {HELD_BYTES} bytes that do not match");
                 return Err(ProbeError::new(Event::Mismatch, detail));
             }
             match self.more_to_scan(&mut scanned, deadline).await {
@@ -397,7 +388,7 @@ impl Connection {
             return Ok(more);
         }
         let moment = deadline.sooner(GATHER);
-        while !self.ended && self.held().len() < MAX_HELD {
+        while !self.ended && self.held().len() < HELD_BYTES {
             match self.more(moment).await {
                 Ok(More::Bytes) => {}
                 Ok(More::End) => break,
@@ -461,8 +452,8 @@ impl Connection {
         if self.ended {
             return Ok(More::End);
         }
-        if self.received >= MAX_RECEIVED {
-            let detail = format!("received {MAX_RECEIVED} bytes without an end");
+        if self.received >= RECEIVED_BYTES {
+            let detail = format!("received {RECEIVED_BYTES} bytes without an end");
             return Err(ProbeError::new(Event::Mismatch, detail));
         }
         self.check_time(deadline)?;
@@ -519,7 +510,7 @@ impl Connection {
         let until = deadline.sooner(hold);
         loop {
             self.forget();
-            if self.received >= MAX_RECEIVED {
+            if self.received >= RECEIVED_BYTES {
                 // Whoever says this much has not hung up.
                 return Ok(());
             }
@@ -584,9 +575,9 @@ fn note_labels(step: &Step, captures: Option<&Captures<'_>>, dialogue: &mut Dial
 /// replaced like bytes that are no text.
 fn label_value(template: &Template, captures: &Captures<'_>) -> String {
     let bytes = template.expand(captures);
-    let bytes = &bytes[..bytes.len().min(MAX_LABEL)];
+    let bytes = &bytes[..bytes.len().min(LABEL_BYTES)];
     let mut value = String::from_utf8_lossy(bytes).replace(journal::moves_text, "\u{fffd}");
-    let end = (0..=MAX_LABEL).rfind(|it| value.is_char_boundary(*it)).unwrap_or(0);
+    let end = (0..=LABEL_BYTES).rfind(|it| value.is_char_boundary(*it)).unwrap_or(0);
     value.truncate(end);
     value
 }

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::limits::{CAUSE_BYTES, QUOTED_BYTES};
+
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Level {
@@ -111,15 +113,10 @@ pub fn one_line(text: String) -> String {
     })
 }
 
-/// Most bytes of a peer's data that one line shows.
-const SHOWN: usize = 200;
-/// Most bytes of a cause.
-const PRINTABLE: usize = 500;
-
 /// Bytes of a peer as one printable line, cut to a bearable length.
 #[must_use]
 pub fn shown(bytes: &[u8]) -> String {
-    let cut = &bytes[..bytes.len().min(SHOWN)];
+    let cut = &bytes[..bytes.len().min(QUOTED_BYTES)];
     let mut text: String = String::from_utf8_lossy(cut).escape_debug().collect();
     if cut.len() < bytes.len() {
         let _ = write!(text, "… ({} bytes)", bytes.len());
@@ -132,7 +129,7 @@ pub fn shown(bytes: &[u8]) -> String {
 pub fn printable(text: &str) -> String {
     let mut line = String::new();
     for it in text.chars() {
-        if line.len() >= PRINTABLE {
+        if line.len() >= CAUSE_BYTES {
             line.push('…');
             break;
         }

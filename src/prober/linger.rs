@@ -17,6 +17,8 @@ use socket2::Socket;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::limits::LEFTOVER_BYTES;
+
 /// How long a peer has to close its side.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Time between two looks at one socket.
@@ -25,8 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const ROUND: Duration = PATIENCE;
 /// Looks that each newcomer pays for: more than one, so that the queue shrinks.
 const LOOKS: usize = 2;
-/// Most bytes that are read off a peer that goes on sending.
-const MAX_DRAINED: usize = 64 * 1024;
 /// Sockets that may linger where nobody gives a limit.
 const DEFAULT_LIMIT: usize = 256;
 
@@ -125,7 +125,7 @@ impl HalfClosed {
     /// Reads and drops what came. True once the peer has closed, or has lost its chance to.
     fn is_over(&mut self, now: Instant) -> bool {
         let mut scratch = [MaybeUninit::uninit(); 2048];
-        while self.drained < MAX_DRAINED {
+        while self.drained < LEFTOVER_BYTES {
             match self.socket.recv(&mut scratch) {
                 Ok(0) => return true,
                 Ok(count) => self.drained += count,

@@ -6,14 +6,12 @@ use regex::bytes::Captures;
 
 use crate::evidence::Event;
 use crate::files::{Sources, WatchedMap};
+use crate::limits::SENT_FILE_BYTES;
 use crate::module::Send;
 use crate::prober::ProbeError;
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::journal::Journal;
 use crate::secret::Secret;
-
-/// Largest file to send.
-const MAX_FILE: u64 = 64 * 1024;
 
 /// Files to send, read once per version of each.
 #[derive(Debug)]
@@ -87,6 +85,6 @@ fn line_of(mut text: Vec<u8>) -> Vec<u8> {
 
 fn load(path: &Path, sources: &mut Sources) -> Result<Vec<u8>, String> {
     let fault = |err: &dyn std::fmt::Display| format!("file to send `{}`: {err}", path.display());
-    let content = sources.read(path, MAX_FILE).map_err(|err| fault(&err))?;
+    let content = sources.read(path, SENT_FILE_BYTES).map_err(|err| fault(&err))?;
     if content.is_empty() { Err(fault(&"it is empty")) } else { Ok(content) }
 }

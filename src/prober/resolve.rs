@@ -21,7 +21,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::address::Host;
 use crate::evidence::{Event, Lookup};
-use crate::files::{LoadThreads, MIB, Sources, Watched};
+use crate::files::{LoadThreads, Sources, Watched};
+use crate::limits::{HOSTS_BYTES, RESOLV_CONF_BYTES, SYSTEM_LOOKUPS};
 use crate::module::{Family, Module, Resolver};
 use crate::prober::deadline::{Deadline, Elapsed};
 use crate::prober::resolve::cache::Cache;
@@ -36,14 +37,10 @@ mod server;
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-const MAX_HOSTS_BYTES: u64 = 16 * MIB;
-const MAX_CONF_BYTES: u64 = MIB;
 /// How long the preferred family may take before the other one is asked too.
 const HEAD_START: Duration = Duration::from_millis(50);
 /// The part of a probe's time that the preferred family may take once the other one has answered.
 const PATIENCE: u32 = 5;
-/// Most threads inside `getaddrinfo`, which cannot be interrupted.
-const MAX_THREADS: usize = 64;
 
 /// All ways to an address. Built when first used.
 #[derive(Debug)]
@@ -82,7 +79,7 @@ impl Default for Resolvers {
             system,
             servers: Mutex::default(),
             cache,
-            threads: Arc::new(Semaphore::new(MAX_THREADS)),
+            threads: Arc::new(Semaphore::new(SYSTEM_LOOKUPS)),
         }
     }
 }
@@ -197,7 +194,7 @@ impl Resolvers {
     /// keeps its permit until it comes back.
     async fn getaddrinfo(&self, name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, ProbeError> {
         let busy = |_| {
-            let detail = format!("{MAX_THREADS} lookups of the system's resolver are hanging");
+            let detail = format!("{SYSTEM_LOOKUPS} lookups of the system's resolver are hanging");
             ProbeError::new(Event::Exhausted, detail)
         };
         let Ok(permit) = deadline.cap(self.threads.clone().acquire_owned()).await.map_err(busy)?
@@ -273,11 +270,11 @@ impl System {
         before: Option<&Self>,
         cache: &Arc<Cache>,
     ) -> Result<Self, String> {
-        let hosts = match content(sources, HOSTS, MAX_HOSTS_BYTES) {
+        let hosts = match content(sources, HOSTS, HOSTS_BYTES) {
             Ok(text) => Arc::new(parse_hosts(&text)),
             Err(_) => before.map(|before| Arc::clone(&before.hosts)).unwrap_or_default(),
         };
-        let conf = content(sources, RESOLV_CONF, MAX_CONF_BYTES)
+        let conf = content(sources, RESOLV_CONF, RESOLV_CONF_BYTES)
             .map_err(|err| format!("{RESOLV_CONF}: {err}"))?;
         // What is known of the servers and of names outlives a change of the other file.
         let client = match before.filter(|before| before.conf == conf) {

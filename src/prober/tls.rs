@@ -24,7 +24,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use crate::evidence::{Event, TlsFault};
-use crate::files::{LoadThreads, MAX_PEM, Sources, Watched, WatchedMap, pem};
+use crate::files::{LoadThreads, Sources, Watched, WatchedMap, pem};
+use crate::limits::PEM_BYTES;
 use crate::module::{PemSource, TlsSettings, TlsVersion};
 use crate::outcome::TlsDetails;
 use crate::prober::connect;
@@ -323,7 +324,7 @@ fn text(
         }
         PemSource::File(path) => {
             let place = format!("{what} `{}`", path.display());
-            let text = sources.read(path, MAX_PEM).map_err(|err| format!("{place}: {err}"))?;
+            let text = sources.read(path, PEM_BYTES).map_err(|err| format!("{place}: {err}"))?;
             Ok((text, place))
         }
         PemSource::Reference(name) => {

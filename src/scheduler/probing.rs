@@ -12,6 +12,7 @@ use crate::access::Access;
 use crate::diagnosis::outcome_of;
 use crate::evidence::{Event, Lookup};
 use crate::explainer::Explainer;
+use crate::limits::PROBED_ADDRESSES;
 use crate::monitor::{Addresses, Target};
 use crate::observer::Observer;
 use crate::outcome::{Phase, ProbeResult};
@@ -19,9 +20,6 @@ use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 use crate::scheduler::{Observation, Probing};
 use crate::store::{AddressResult, Row};
-
-/// Most addresses of one name that are probed; what a name server sends beyond is left out.
-const MAX_ADDRESSES: usize = 64;
 
 /// The real network.
 #[derive(Debug)]
@@ -63,7 +61,7 @@ impl Network {
             Err(result) => return Observation { result: *result, addresses: Box::default() },
         };
         let resolve = begin.elapsed();
-        ips.truncate(MAX_ADDRESSES);
+        ips.truncate(PROBED_ADDRESSES);
         let rest = Probe { timeout: probe.timeout.saturating_sub(resolve), ..probe };
         let results = join_all(ips.iter().map(|&ip| async move {
             let peer = SocketAddr::new(ip, target.address.port);

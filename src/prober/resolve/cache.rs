@@ -9,16 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::limits::{NAME_CACHE_BYTES, NAME_IDLE, NAME_TTL, NO_NAME_TTL};
 use crate::prober::resolve::evidence::Answer;
 
-/// Most bytes of both generations: about 60,000 names with one address each.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// Longest that a name is kept which nobody asks for: between this and twice as long.
-const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
-/// Longest that an address is believed, whatever its record says.
-const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// Longest that a missing name is believed to be missing: people create names and then look.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 /// Bytes of an entry beside its key and its addresses: its slot, at the table's worst load, and
 /// what the allocator adds to two boxes.
 const ENTRY_BYTES: usize = 2 * size_of::<(Box<str>, Kept)>() + 32;
@@ -66,8 +59,8 @@ impl Cache {
     /// Keeps an answer for as long as its records say.
     pub(super) fn insert(&self, key: &str, answer: &Answer, ttl: Duration, now: Instant) {
         let most = match answer {
-            Answer::Addresses(_) => MAX_TTL,
-            Answer::NoName | Answer::NoRecord => MAX_NEGATIVE_TTL,
+            Answer::Addresses(_) => NAME_TTL,
+            Answer::NoName | Answer::NoRecord => NO_NAME_TTL,
         };
         let ttl = ttl.min(most);
         if ttl.is_zero() {
@@ -84,7 +77,7 @@ impl Cache {
 impl Generations {
     fn insert(&mut self, key: Box<str>, kept: Kept, now: Instant) {
         let bytes = bytes(&key, &kept);
-        if self.young_bytes + bytes > MAX_BYTES / 2 {
+        if self.young_bytes + bytes > NAME_CACHE_BYTES / 2 {
             self.turn(now);
         }
         self.young_bytes += bytes;
@@ -96,7 +89,7 @@ impl Generations {
 
     fn turn_if_due(&mut self, now: Instant) {
         let turned = *self.turned.get_or_insert(now);
-        if now.saturating_duration_since(turned) >= MAX_IDLE {
+        if now.saturating_duration_since(turned) >= NAME_IDLE {
             self.turn(now);
         }
     }
@@ -143,7 +136,7 @@ mod tests {
             ("a", Duration::from_secs(59), Some(addresses(1))),
             ("a", MINUTE, None),
             ("gone", Duration::from_secs(29), Some(Answer::NoName)),
-            ("gone", MAX_NEGATIVE_TTL, None),
+            ("gone", NO_NAME_TTL, None),
             ("fleeting", Duration::ZERO, None),
             ("b", Duration::ZERO, None),
         ] {
@@ -191,7 +184,7 @@ mod tests {
                 assert_eq!(generations.young_bytes, young.sum::<usize>());
             }
         }
-        assert!(most > MAX_BYTES / 2 && most <= MAX_BYTES, "{most} bytes");
+        assert!(most > NAME_CACHE_BYTES / 2 && most <= NAME_CACHE_BYTES, "{most} bytes");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use resolv_conf::ScopedIp;
 
 use crate::evidence::{Event, Lookup};
+use crate::limits::{NAME_ADDRESSES, NAME_ALIASES, NAME_ROUNDS, NAME_SERVERS};
 use crate::module::Family;
 use crate::prober::ProbeError;
 use crate::prober::deadline::Deadline;
@@ -19,17 +20,9 @@ use crate::prober::resolve::cache::Cache;
 use crate::prober::resolve::evidence::{Answer, Inquiry};
 use crate::prober::resolve::server::{Question, Server, code_of};
 
-/// Most addresses of a name that are kept.
-const MAX_ADDRESSES: usize = 64;
-/// Most name servers of a list that are asked.
-const MAX_SERVERS: usize = 8;
-/// Most aliases that are followed, where a server does not do so itself.
-const MAX_ALIASES: usize = 8;
 /// How long the first round of questions may take before the second one; the next ones take twice
 /// as long each.
 const FIRST_ROUND: Duration = Duration::from_millis(500);
-/// Most rounds, whatever `attempts` says.
-const MAX_ROUNDS: usize = 6;
 
 /// A list of name servers, and how names are completed.
 #[derive(Debug)]
@@ -81,12 +74,12 @@ impl Client {
     fn new(servers: &[SocketAddr], config: &resolv_conf::Config, cache: &Arc<Cache>) -> Self {
         Self {
             owner: cache.new_owner(),
-            servers: servers.iter().take(MAX_SERVERS).copied().map(Server::new).collect(),
+            servers: servers.iter().take(NAME_SERVERS).copied().map(Server::new).collect(),
             cache: Arc::clone(cache),
             search: Vec::new(),
             ndots: config.ndots as usize,
             timeout: Duration::from_secs(config.timeout.max(1).into()),
-            rounds: (config.attempts as usize).saturating_add(1).clamp(2, MAX_ROUNDS),
+            rounds: (config.attempts as usize).saturating_add(1).clamp(2, NAME_ROUNDS),
             rotate: config.rotate,
             edns: config.edns0,
             turn: AtomicUsize::new(0),
@@ -129,7 +122,7 @@ impl Client {
         }
         let mut target = name;
         let mut ttl = Duration::MAX;
-        for _ in 0..MAX_ALIASES {
+        for _ in 0..NAME_ALIASES {
             let inquiry = Inquiry { question: question.clone(), ..Inquiry::default() };
             let message = match self.ask_servers(&target, kind, deadline, inquiry).await {
                 Ok(message) => message,
@@ -258,7 +251,7 @@ fn read(message: &Message, name: &Name, kind: RecordType) -> Reading {
             RData::AAAA(ip) => IpAddr::V6(ip.0),
             _ => continue,
         };
-        if addresses.len() < MAX_ADDRESSES && !addresses.contains(&ip) {
+        if addresses.len() < NAME_ADDRESSES && !addresses.contains(&ip) {
             addresses.push(ip);
         }
     }
@@ -274,7 +267,7 @@ fn read(message: &Message, name: &Name, kind: RecordType) -> Reading {
         return Reading::Answer(Answer::NoName, negative.unwrap_or_default());
     }
     let mut end = name;
-    for _ in 0..MAX_ALIASES {
+    for _ in 0..NAME_ALIASES {
         let alias = message.answers.iter().find_map(|record| match &record.data {
             RData::CNAME(alias) if record.name == *end => Some(&alias.0),
             _ => None,

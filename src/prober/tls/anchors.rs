@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 
-use crate::files::{FileVersion, MAX_PEM, Sources, pem};
+use crate::files::{FileVersion, Sources, pem};
+use crate::limits::PEM_BYTES;
 
 /// Reads every certificate. What cannot be read is passed over while there are others.
 ///
@@ -52,7 +53,7 @@ fn read(
             continue;
         }
         let certificates = sources
-            .read(&path, MAX_PEM)
+            .read(&path, PEM_BYTES)
             .map_err(|err| err.to_string())
             .and_then(|text| pem::certificates(&text));
         match certificates {

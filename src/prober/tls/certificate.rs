@@ -5,15 +5,9 @@ use std::fmt::Write;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::*;
 
+use crate::limits::{CERTIFICATE_TEXT_BYTES, CHAIN_LENGTH, CHAIN_STEPS};
 use crate::outcome::LeafCertificate;
 use crate::prober::journal;
-
-/// Longest path from a leaf to an anchor that is followed.
-const MAX_DEPTH: usize = 8;
-/// Most steps in the search for paths, since cross-signed issuers multiply them.
-const MAX_STEPS: usize = 1000;
-/// Longest text of a certificate that is shown, in bytes.
-const MAX_TEXT: usize = 4096;
 
 /// What is kept of a certificate to follow paths. Its signature is the verifier's business.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,7 +81,7 @@ pub(super) fn validity(chain: &[Link]) -> Option<(i64, i64)> {
 /// The latest, over all valid paths from the leaf to an anchor, of each path's earliest end.
 pub(super) fn last_chain_expiry(chain: &[Link], anchors: &[Link], now: i64) -> Option<i64> {
     let leaf = chain.first()?;
-    let mut steps = MAX_STEPS;
+    let mut steps = CHAIN_STEPS;
     let mut path = vec![leaf];
     best(&mut path, chain, anchors, now, i64::MAX, &mut steps)
 }
@@ -101,7 +95,7 @@ fn best<'a>(
     steps: &mut usize,
 ) -> Option<i64> {
     let last = *path.last()?;
-    if *steps == 0 || path.len() > MAX_DEPTH || !last.is_valid(now) {
+    if *steps == 0 || path.len() > CHAIN_LENGTH || !last.is_valid(now) {
         return None;
     }
     *steps -= 1;
@@ -147,7 +141,7 @@ pub(super) fn describe(der: &CertificateDer<'_>) -> Option<LeafCertificate> {
 
 /// Text of a stranger, short enough for a label and harmless to terminals.
 fn bearable(text: &str) -> String {
-    let cut = (0..=MAX_TEXT).rfind(|it| text.is_char_boundary(*it)).unwrap_or(0);
+    let cut = (0..=CERTIFICATE_TEXT_BYTES).rfind(|it| text.is_char_boundary(*it)).unwrap_or(0);
     let more = if cut < text.len() { "…" } else { "" };
     format!("{}{more}", text.get(..cut).unwrap_or(text).replace(journal::moves_text, "\u{fffd}"))
 }
