@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use harness::listener::Visitor;
 use harness::name_server::{A, Reply};
 use harness::{Exporter, Listener, NameServer, Netns};
 
@@ -64,7 +65,7 @@ fn one_dead_connection_to_a_name_server_hides_no_target() {
         })
     });
     let target = far.within(|| {
-        Listener::serve("10.96.0.2:0".parse().expect("an address"), |visitor| visitor.read_to_end())
+        Listener::serve("10.96.0.2:0".parse().expect("an address"), Visitor::read_to_end)
     });
     let exporter = Exporter::new(EXPORTER)
         .config(
