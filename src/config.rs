@@ -16,6 +16,7 @@ use crate::access::Access;
 use crate::address::Address;
 use crate::files::within;
 use crate::limits::CONFIG_WITHIN;
+use crate::maintenance::Maintenance;
 use crate::module::Module;
 use crate::monitor::{Monitor, SeriesOptions};
 
@@ -26,6 +27,7 @@ mod files;
 mod lint;
 mod listed;
 mod load;
+mod maintenance;
 mod modules;
 mod monitors;
 mod ports;
@@ -104,6 +106,8 @@ pub struct Config {
     pub access: Arc<Access>,
     /// Targets that are always up from here.
     pub canaries: Vec<Canary>,
+    /// When alerts are held back.
+    pub maintenance: Maintenance,
     /// What is exposed of every target.
     pub options: SeriesOptions,
     /// Globs of further files, relative ones resolved.

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use crate::maintenance::OpenWindows;
 use crate::outcome::ProbeResult;
 use crate::store::{Moment, Store};
 
@@ -116,12 +117,13 @@ pub fn probe(result: &ProbeResult, format: Format) -> Vec<u8> {
 pub fn metrics(
     store: &Store,
     exporter: &ExporterMetrics,
+    maintenance: &OpenWindows<'_>,
     now: Moment,
     format: Format,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
     let mut page = page::Page::new(out, format);
-    monitors::write(store, exporter.start(), now, &mut page)?;
+    monitors::write(store, exporter.start(), maintenance, now, &mut page)?;
     exporter.write(&mut page)?;
     page.finish()
 }

@@ -166,7 +166,10 @@ async fn route(app: &Arc<App>, request: &Request<Incoming>, peer: &Peer) -> Resp
         "logs" => logs::answer(app, &query),
         "api/v1/targets" => {
             let (rows, wanted) = (app.store.snapshot(), api::TargetFilter::parse(&query));
-            let write = move |out: &mut dyn io::Write| api::targets(&rows, &wanted, out);
+            let config = app.config_handle.config();
+            let write = move |out: &mut dyn io::Write| {
+                api::targets(&rows, &wanted, &config.maintenance.at(Timestamp::now()), out)
+            };
             streamed(app, headers, peer, JSON, write).await
         }
         "sd" => {
@@ -350,7 +353,9 @@ async fn metrics(app: &Arc<App>, headers: &HeaderMap, peer: &Peer) -> Response<B
     streamed(app, headers, peer, format.content_type(), move |out| {
         let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Moment::since_epoch(elapsed);
-        exposition::metrics(&this.store, &this.exporter, now, format, out)
+        let config = this.config_handle.config();
+        let windows = config.maintenance.at(Timestamp::now());
+        exposition::metrics(&this.store, &this.exporter, &windows, now, format, out)
     })
     .await
 }
@@ -392,6 +397,7 @@ fn index(app: &App, query: &Query, place: Place) -> Response<Body> {
     let config = app.config_handle.config();
     let modules = config.modules.iter().filter(|(_, it)| matches!(it, ModuleEntry::Tcp(_)));
     let modules: Vec<&str> = modules.map(|(name, _)| &**name).collect();
+    let now = Timestamp::now();
     answer::page(
         pages::index(&Index {
             rows: &app.store.snapshot(),
@@ -399,7 +405,8 @@ fn index(app: &App, query: &Query, place: Place) -> Response<Body> {
             modules: &modules,
             wanted: ListingQuery::parse(query),
             isolated: app.observer.all_fail(),
-            now: Timestamp::now(),
+            maintenance: config.maintenance.at(now),
+            now,
         }),
         &pages::policy(),
         place,

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Reading order: the vocabulary (`secret`, `address`, `module`, `monitor`, `outcome`, `path`,
-//! `explanation`, `evidence`, `circumstances`, `verdict`, `access`) and the judgement
+//! `explanation`, `evidence`, `circumstances`, `verdict`, `access`, `maintenance`) and the judgement
 //! (`diagnosis`); the edges (`files`, `config`, `config_handle`, `machine`, `prober`, `canaries`,
 //! `observer`); memory and motion (`store`, `scheduler`, `explainer`, `telemetry`); the surface
 //! (`exposition`, `http`); the process (`cli`, `settings`, `limits`, `log`).
@@ -42,6 +42,7 @@
 //! * **canary**: a target that is always up from here; **observer**: who asks it before blaming.
 //! * **path**, **hop**: the routers on the way to a target; **counter-check**: the same probe with
 //!   one thing changed; **hint**: what that points at; **explanation**: all three of a failure.
+//! * **maintenance**: a window in which monitors are probed and nobody is alerted.
 //! * **policy**: interval, timeout, confirmation and objective of a monitor.
 //! * **region**: where an exporter runs; known to Prometheus, never to the exporter.
 
@@ -93,6 +94,7 @@ pub mod http;
 pub mod limits;
 pub mod log;
 pub mod machine;
+pub mod maintenance;
 pub mod module;
 pub mod monitor;
 pub mod observer;

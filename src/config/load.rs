@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::config::files::{self, Fingerprint};
 use crate::config::listed::Position;
 use crate::config::monitors::Drafts;
@@ -11,8 +13,11 @@ use crate::config::read::{Report, YamlPath, check_keys, read};
 use crate::config::scalar::{OneOrMany, Text};
 use crate::config::schema::{FileKeys, MonitorFileKeys};
 use crate::config::yaml::{Kind, Node, Pair, Piece, excerpt};
-use crate::config::{Config, Diagnostic, Loaded, access, file_sd, lint, modules, monitors, yaml};
+use crate::config::{
+    Config, Diagnostic, Loaded, access, file_sd, lint, maintenance, modules, monitors, yaml,
+};
 use crate::limits::MONITOR_FILES;
+use crate::maintenance::Maintenance;
 use crate::monitor::SeriesOptions;
 
 /// The configuration in force when no file is given.
@@ -29,6 +34,7 @@ pub(super) fn embedded() -> Config {
         monitors: Vec::new(),
         access: Arc::default(),
         canaries: Vec::new(),
+        maintenance: Maintenance::default(),
         options: SeriesOptions::default(),
         monitor_files: Vec::new(),
         files: Vec::new(),
@@ -163,6 +169,8 @@ pub(super) fn configuration(
     report.file = main_file;
     let mut listed = monitors::complete(drafts, &config.modules, &defaults, report);
     lint::monitors(&mut listed, report);
+    let windows = root.key("maintenance");
+    config.maintenance = maintenance::maintenance(&windows, &listed, Timestamp::now(), report);
     lint::modules(&root.key("modules"), &config.modules, &listed, report);
     config.options = defaults.options;
     config.monitors = listed.into_iter().map(|listed| Arc::new(listed.monitor)).collect();

@@ -377,7 +377,7 @@ pub(super) fn listed(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     /// Longer texts are no typing mistakes.
     const LONGEST: usize = 64;
     /// Most words that are looked at; among more, one that is near says little.

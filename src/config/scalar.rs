@@ -6,6 +6,9 @@ use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::{Time, Weekday};
+use jiff::tz::{self, TimeZone};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
@@ -15,7 +18,7 @@ use crate::access::Rule;
 use crate::address::{Address, Host, WELL_KNOWN_PORTS};
 use crate::config::duration::{self, Signed};
 use crate::config::files::hexadecimal;
-use crate::config::read::listed;
+use crate::config::read::{listed, nearest};
 use crate::config::yaml::excerpt;
 use crate::module::pattern::Pattern;
 use crate::module::{Close, ExpectConnect, TlsVersion};
@@ -224,6 +227,116 @@ impl TryFrom<Text> for Limit {
 impl From<Limit> for String {
     fn from(limit: Limit) -> Self {
         duration::go(limit.0.unwrap_or_default())
+    }
+}
+
+/// A moment: date, time and offset of RFC 3339.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(try_from = "Text", into = "String")]
+#[schemars(inline, extend("format" = "date-time"))]
+pub(super) struct Instant(#[schemars(with = "String")] pub(super) Timestamp);
+
+impl TryFrom<Text> for Instant {
+    type Error = String;
+
+    fn try_from(Text(text): Text) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!(
+                "invalid time `{}`: write date, time and offset, `2026-11-29T02:00:00+01:00`",
+                excerpt(&text)
+            )
+        })
+    }
+}
+
+impl From<Instant> for String {
+    fn from(instant: Instant) -> Self {
+        instant.0.to_string()
+    }
+}
+
+/// A time of the day to the minute.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(try_from = "Text", into = "String")]
+#[schemars(inline, extend("pattern" = "^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+pub(super) struct ClockTime(#[schemars(with = "String")] pub(super) Time);
+
+impl TryFrom<Text> for ClockTime {
+    type Error = String;
+
+    fn try_from(Text(text): Text) -> Result<Self, String> {
+        let time = match text.as_bytes() {
+            [_, _, b':', _, _] => Time::strptime("%H:%M", &text).ok(),
+            _ => None,
+        };
+        time.map(Self).ok_or_else(|| {
+            format!("invalid time of day `{}`: must be `00:00` to `23:59`", excerpt(&text))
+        })
+    }
+}
+
+impl From<ClockTime> for String {
+    fn from(ClockTime(time): ClockTime) -> Self {
+        format!("{:02}:{:02}", time.hour(), time.minute())
+    }
+}
+
+/// A day of the week.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(try_from = "Text", into = "String")]
+#[schemars(inline, extend("enum" = DAYS))]
+pub(super) struct Day(#[schemars(with = "String")] pub(super) Weekday);
+
+/// Days as they are written, from Monday.
+const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
+impl TryFrom<Text> for Day {
+    type Error = String;
+
+    fn try_from(Text(text): Text) -> Result<Self, String> {
+        let day = DAYS.iter().zip(Weekday::Monday.cycle_forward()).find(|(day, _)| **day == text);
+        day.map(|(_, day)| Self(day)).ok_or_else(|| {
+            format!("invalid day `{}`: must be one of {}", excerpt(&text), listed(&DAYS))
+        })
+    }
+}
+
+impl From<Day> for String {
+    fn from(Day(day): Day) -> Self {
+        let index = usize::try_from(day.to_monday_zero_offset()).unwrap_or_default();
+        DAYS.get(index).map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// A time zone by its name.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(try_from = "Text", into = "String")]
+#[schemars(inline)]
+pub(super) struct Zone(#[schemars(with = "String")] pub(super) TimeZone);
+
+impl TryFrom<Text> for Zone {
+    type Error = String;
+
+    fn try_from(Text(text): Text) -> Result<Self, String> {
+        let zones = tz::db();
+        zones.get(&text).map(Self).map_err(|_| {
+            let names: Vec<String> = zones.available().map(|name| name.to_string()).collect();
+            match nearest(&text, names.iter().map(|name| &**name)) {
+                Some(near) => {
+                    format!("unknown time zone `{}`: did you mean `{near}`?", excerpt(&text))
+                }
+                None => format!(
+                    "unknown time zone `{}`: write a name like `Europe/Berlin`, or `UTC`",
+                    excerpt(&text)
+                ),
+            }
+        })
+    }
+}
+
+impl From<Zone> for String {
+    fn from(Zone(zone): Zone) -> Self {
+        zone.iana_name().unwrap_or("UTC").to_owned()
     }
 }
 

@@ -9,8 +9,9 @@ use serde_yaml::Value;
 
 use crate::config::ports::PortsKeys;
 use crate::config::scalar::{
-    Bound, Bytes, Choice, Count, Expression, Flag, HostText, Interval, LabelName, Limit, Name,
-    Objective, OneOrMany, Port, RuleText, Series, Shape, Short, Span, TargetText, Text,
+    Bound, Bytes, Choice, ClockTime, Count, Day, Expression, Flag, HostText, Instant, Interval,
+    LabelName, Limit, Name, Objective, OneOrMany, Port, RuleText, Series, Shape, Short, Span,
+    TargetText, Text, Zone,
 };
 use crate::config::yaml::excerpt;
 use crate::module::{Close, ExpectConnect, TlsVersion};
@@ -40,6 +41,8 @@ pub(super) struct FileKeys {
     pub(super) canaries: Option<Vec<Short<CanaryKeys>>>,
     /// Who may probe what by `/probe`.
     pub(super) access: Option<AccessKeys>,
+    /// When alerts are held back, and for which monitors. Probes go on meanwhile.
+    pub(super) maintenance: Option<Vec<WindowKeys>>,
 }
 
 /// A file of monitors.
@@ -432,6 +435,45 @@ pub(super) struct RuleKeys {
     pub(super) allow: Option<OneOrMany<RuleText>>,
     /// None of these may match.
     pub(super) deny: Option<OneOrMany<RuleText>>,
+}
+
+/// A window of maintenance: for the monitors that satisfy all of `monitors`, `groups` and `labels`
+/// that are given, once (`start` and `end`) or every week (`weekly`).
+#[derive(Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend(
+    "anyOf" = [{"required": ["monitors"]}, {"required": ["groups"]}, {"required": ["labels"]}],
+    "oneOf" = [{"required": ["start", "end"]}, {"required": ["weekly"]}]
+))]
+pub(super) struct WindowKeys {
+    /// Names of monitors; `*` is every monitor.
+    pub(super) monitors: Option<OneOrMany<Name>>,
+    /// Names of groups.
+    pub(super) groups: Option<OneOrMany<Name>>,
+    /// Labels that the monitors have, all of them.
+    pub(super) labels: Option<Labels>,
+    /// Its start, with offset: 2026-11-29T02:00:00+01:00.
+    pub(super) start: Option<Instant>,
+    /// Its end.
+    pub(super) end: Option<Instant>,
+    /// Every week, in local time.
+    pub(super) weekly: Option<WeeklyKeys>,
+}
+
+/// A window of every week. Where a clock change makes a time ambiguous or skips it, the window
+/// starts at the earlier and ends at the later reading.
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["days", "start", "end", "time_zone"]))]
+pub(super) struct WeeklyKeys {
+    /// The days on which it starts: mon, tue, wed, thu, fri, sat, sun.
+    pub(super) days: Option<OneOrMany<Day>>,
+    /// Its start, 00:00 to 23:59.
+    pub(super) start: Option<ClockTime>,
+    /// Its end; on the following day unless it is after the start.
+    pub(super) end: Option<ClockTime>,
+    /// Whose clock: a name of the time zone database, Europe/Berlin, or UTC.
+    pub(super) time_zone: Option<Zone>,
 }
 
 /// An entry in the form of Prometheus's file-based discovery.

@@ -3,6 +3,7 @@
 //! The schema's own types, written out. Defaults are filled in, secrets are not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_yaml::Value;
@@ -10,14 +11,16 @@ use serde_yaml::Value;
 use crate::access::{Access, Rule, Rules};
 use crate::config::ports::PortsKeys;
 use crate::config::scalar::{
-    Bound, Bytes, Choice, Count, Expression, Flag, HostText, Interval, LabelName, Limit, Name,
-    Objective, OneOrMany, Port, PortRange, RuleText, Series, Shape, Short, Span, TargetText, Text,
+    Bound, Bytes, Choice, ClockTime, Count, Day, Expression, Flag, HostText, Instant, Interval,
+    LabelName, Limit, Name, Objective, OneOrMany, Port, PortRange, RuleText, Series, Shape, Short,
+    Span, TargetText, Text, Zone,
 };
 use crate::config::schema::{
     AccessKeys, CanaryKeys, ConfirmKeys, DefaultsKeys, FileKeys, GroupKeys, LabelKeys, ModuleKeys,
-    MonitorKeys, PathKeys, RuleKeys, StepKeys, TcpKeys, TlsKeys,
+    MonitorKeys, PathKeys, RuleKeys, StepKeys, TcpKeys, TlsKeys, WeeklyKeys, WindowKeys,
 };
 use crate::config::{Config, ModuleEntry};
+use crate::maintenance::{Selector, Times, Weekly, Window};
 use crate::module::template::Template;
 use crate::module::{Expect, Family, Module, PemSource, Resolver, Send, Step, TlsSettings};
 use crate::monitor::{Endpoint, Histogram, Monitor, PathPolicy, SeriesOptions};
@@ -48,6 +51,8 @@ pub(super) fn config(config: &Config) -> String {
         defaults: Some(defaults_keys(&config.options)),
         canaries: Some(canaries).filter(|canaries| !canaries.is_empty()),
         access: access_keys(&config.access),
+        maintenance: Some(config.maintenance.windows.iter().map(window_keys).collect())
+            .filter(|windows: &Vec<_>| !windows.is_empty()),
         ..FileKeys::default()
     });
     // One by one: the keys of all of them would take more memory than the monitors themselves.
@@ -287,6 +292,36 @@ fn ports_keys(endpoints: &[Endpoint]) -> (Option<Port>, Option<PortsKeys>) {
         PortsKeys::List(runs.into_iter().map(|(_, run)| run).collect())
     };
     (None, Some(ports))
+}
+
+fn window_keys(window: &Window) -> WindowKeys {
+    let names = |names: &[Arc<str>]| {
+        let keys = names.iter().map(|name| Name(name.to_string())).collect();
+        (!names.is_empty()).then_some(OneOrMany::Many(keys))
+    };
+    let label = |(name, value): (&Arc<str>, &Arc<str>)| (name.to_string(), text(value));
+    let Selector { monitors, groups, labels } = &window.selector;
+    let keys = WindowKeys {
+        monitors: names(monitors),
+        groups: names(groups),
+        labels: Some(labels.iter().map(label).collect())
+            .filter(|labels: &BTreeMap<_, _>| !labels.is_empty()),
+        ..WindowKeys::default()
+    };
+    match &window.times {
+        Times::Once { start, end } => {
+            WindowKeys { start: Some(Instant(*start)), end: Some(Instant(*end)), ..keys }
+        }
+        Times::Weekly(Weekly { days, start, end, time_zone }) => {
+            let weekly = WeeklyKeys {
+                days: Some(OneOrMany::Many(days.iter().copied().map(Day).collect())),
+                start: Some(ClockTime(*start)),
+                end: Some(ClockTime(*end)),
+                time_zone: Some(Zone(time_zone.clone())),
+            };
+            WindowKeys { weekly: Some(weekly), ..keys }
+        }
+    }
 }
 
 fn access_keys(access: &Access) -> Option<AccessKeys> {

@@ -166,6 +166,9 @@ monitors:
 - {name: c, host: db, ports: [1, 3-5, 7], group: {name: g, role: 'yes', min_up: 2}}
 canaries: ['192.0.2.9:53', {target: '[::1]:1', module: tls_connect}]
 access: {allow: [10.0.0.0/8, '*'], deny: ['*.example.com:22'], modules: {tcp_connect: {deny: ':25'}}}
+maintenance:
+- {monitors: [a, c], groups: g, start: 2099-11-29T02:00:00+01:00, end: 2099-11-29T02:30:00Z}
+- {monitors: '*', labels: {team: 'on'}, weekly: {days: [sat, sun], start: 22:00, end: 06:30, time_zone: Europe/Berlin}}
 ";
     let first = accept(&format!("{text}{more}")).text();
     let second = accept(&first).text();
@@ -946,6 +949,7 @@ fn empty() -> Config {
         monitors: Vec::new(),
         access: Arc::default(),
         canaries: Vec::new(),
+        maintenance: Maintenance::default(),
         options: SeriesOptions::default(),
         monitor_files: Vec::new(),
         files: Vec::new(),

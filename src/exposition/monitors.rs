@@ -3,7 +3,7 @@
 //! Every series carries `monitor` and `target` and nothing that changes with the outcome or the
 //! address: an outage starts no new series, so that a rule's history is whole when it matters.
 //! The exceptions are the reason of a failure, what is there only while it is true (a stale
-//! verdict, a slow target, one near its timeout), and the addresses of a name whose monitor asks
+//! verdict, a slow target, one near its timeout, maintenance), and the addresses of a name whose monitor asks
 //! for all of them.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::exposition::Format;
 use crate::exposition::page::{Buckets, Distribution, Kind, Labels, Page, Value, label};
+use crate::maintenance::OpenWindows;
 use crate::monitor::{Endpoint, Histogram, Policy, Target};
 use crate::outcome::Outcome;
 use crate::store::{Durations, Moment, Row, Snapshot, State, Store};
@@ -23,7 +24,13 @@ pub const BUILT_IN_LABELS: [&str; 10] =
     ["monitor", "target", "module", "host", "port", "group", "role", "depends_on", "policy", "le"];
 
 /// `start` is when counting began, Unix seconds.
-pub(super) fn write(store: &Store, start: f64, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
+pub(super) fn write(
+    store: &Store,
+    start: f64,
+    maintenance: &OpenWindows<'_>,
+    now: Moment,
+    page: &mut Page<'_>,
+) -> io::Result<()> {
     let rows = store.snapshot();
     if rows.is_empty() {
         return Ok(());
@@ -34,7 +41,7 @@ pub(super) fn write(store: &Store, start: f64, now: Moment, page: &mut Page<'_>)
         labels(row);
     }
     results(&rows, page)?;
-    while_true(&rows, now, page)?;
+    while_true(&rows, maintenance, now, page)?;
     explanations(&rows, now, page)?;
     kernel_and_certificates(&rows, page)?;
     let options = store.options();
@@ -148,7 +155,15 @@ fn results(rows: &Snapshot, page: &mut Page<'_>) -> io::Result<()> {
 }
 
 /// Only where there is something to say: rules then need not look at every target.
-fn while_true(rows: &Snapshot, now: Moment, page: &mut Page<'_>) -> io::Result<()> {
+fn while_true(
+    rows: &Snapshot,
+    maintenance: &OpenWindows<'_>,
+    now: Moment,
+    page: &mut Page<'_>,
+) -> io::Result<()> {
+    let name = "tcp_monitor_maintenance";
+    let help = "1 while the monitor is in a maintenance window, absent otherwise.";
+    gauge(rows, page, name, help, |row| maintenance.cover(&row.target.monitor).then_some(true))?;
     let name = "tcp_monitor_stale";
     let help = "1 while the verdict is unknown or must not be relied on, absent otherwise.";
     gauge(rows, page, name, help, |row| {

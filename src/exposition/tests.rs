@@ -5,7 +5,10 @@ mod formats;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::*;
+use crate::maintenance::{Maintenance, Selector, Times, Window};
 use crate::monitor::tests::{change, monitor};
 use crate::monitor::{Histogram, Monitor, Policy, SeriesOptions};
 use crate::outcome::{DialogueDetails, KernelView, Outcome, Phase, Reason};
@@ -150,6 +153,11 @@ fn options(histogram: Histogram) -> SeriesOptions {
     SeriesOptions { histogram, full: false }
 }
 
+const EPOCH: Timestamp = Timestamp::UNIX_EPOCH;
+
+/// No window.
+static NONE: Maintenance = Maintenance { windows: Vec::new() };
+
 fn exporter() -> ExporterMetrics {
     ExporterMetrics::new(&Telemetry::default())
 }
@@ -163,7 +171,7 @@ fn series(store: &Store) -> Vec<String> {
 /// The names and labels of all series of a page.
 fn all_series(store: &Store) -> Vec<String> {
     let mut page = Vec::new();
-    metrics(store, &exporter(), moment(0), Format::Classic, &mut page).unwrap();
+    metrics(store, &exporter(), &NONE.at(EPOCH), moment(0), Format::Classic, &mut page).unwrap();
     let text = String::from_utf8(page).unwrap();
     text.lines()
         .filter(|line| line.starts_with("tcp_monitor"))
@@ -212,7 +220,8 @@ fn a_verdict_is_stale_until_probed_after_inconclusive_probes_and_when_old() {
     store.replace(vec![Arc::clone(&row)], &options(Histogram::Native));
     let stale = |seconds| {
         let mut page = Vec::new();
-        metrics(&store, &exporter(), moment(seconds), Format::Classic, &mut page).unwrap();
+        metrics(&store, &exporter(), &NONE.at(EPOCH), moment(seconds), Format::Classic, &mut page)
+            .unwrap();
         let text = String::from_utf8(page).unwrap();
         text.contains("tcp_monitor_stale{monitor=\"db\",target=\"192.0.2.1:1\"} 1\n")
     };
@@ -267,10 +276,31 @@ fn a_target_is_slow_or_near_its_timeout_only_while_it_is_and_answers() {
     assert!(marks().is_empty(), "judged by bounds that no longer hold");
 }
 
+#[test]
+fn a_monitor_says_that_it_is_in_maintenance_only_while_it_is() {
+    let store = Store::default();
+    let rows = ["db", "web"]
+        .map(|name| Store::row(monitor(name, "192.0.2.1", &[1]).targets().next().unwrap()));
+    store.replace(rows.to_vec(), &options(Histogram::Native));
+    let second = |second| Timestamp::from_second(second).unwrap();
+    let selector = Selector { monitors: vec!["db".into()], ..Selector::default() };
+    let times = Times::Once { start: second(10), end: second(20) };
+    let maintenance = Maintenance { windows: vec![Window { selector, times }] };
+    for (now, expected) in [(9, vec![]), (10, vec!["db"]), (19, vec!["db"]), (20, vec![])] {
+        let (mut page, windows) = (Vec::new(), maintenance.at(second(now)));
+        metrics(&store, &exporter(), &windows, moment(0), Format::Classic, &mut page).unwrap();
+        let series = text(&page).lines().filter_map(|line| {
+            line.strip_prefix("tcp_monitor_maintenance{monitor=\"")?
+                .strip_suffix("\",target=\"192.0.2.1:1\"} 1")
+        });
+        assert_eq!(series.collect::<Vec<_>>(), expected, "at {now}");
+    }
+}
+
 /// The page of a store, in a format.
 fn page(store: &Store, format: Format) -> Vec<u8> {
     let mut page = Vec::new();
-    metrics(store, &exporter(), moment(0), format, &mut page).unwrap();
+    metrics(store, &exporter(), &NONE.at(EPOCH), moment(0), format, &mut page).unwrap();
     page
 }
 

@@ -3,12 +3,14 @@
 
 use std::io;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::explanation::{Change, CounterCheck, Explanation, Hint};
 use crate::exposition;
 use crate::http::request::Query;
+use crate::maintenance::OpenWindows;
 use crate::monitor::{Monitor, Shard, Target};
 use crate::outcome::Outcome;
 use crate::path::Path;
@@ -39,18 +41,23 @@ impl TargetFilter {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn targets(rows: &Snapshot, filter: &TargetFilter, out: &mut dyn io::Write) -> io::Result<()> {
+pub fn targets(
+    rows: &Snapshot,
+    filter: &TargetFilter,
+    maintenance: &OpenWindows<'_>,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
     out.write_all(b"{\"status\":\"success\",\"data\":{\"targets\":[")?;
     let mut separator: &[u8] = b"\n";
     for row in rows.iter().filter(|it| filter.includes(it)) {
         out.write_all(separator)?;
-        serde_json::to_writer(&mut *out, &target(row))?;
+        serde_json::to_writer(&mut *out, &target(row, maintenance))?;
         separator = b",\n";
     }
     out.write_all(b"\n]}}\n")
 }
 
-fn target(row: &Row) -> Value {
+fn target(row: &Row, maintenance: &OpenWindows<'_>) -> Value {
     let (monitor, address) = (&row.target.monitor, &row.target.address);
     let state = row.state().clone();
     let history: Vec<&str> = state.history.outcomes().map(|it| Outcome::NAMES[it]).collect();
@@ -66,6 +73,7 @@ fn target(row: &Row) -> Value {
         "labels": labels(&row.target),
         "verdict": state.health.verdict().as_str(),
         "last_change_timestamp_seconds": state.last_change_at.map(Moment::seconds),
+        "maintenance_end_timestamp_seconds": maintenance.end(monitor).map(Timestamp::as_second),
         "consecutive_failures": state.health.consecutive_failures(),
         "consecutive_successes": state.health.consecutive_successes(),
         "last_probe": state.last.as_ref().map(last),

@@ -16,6 +16,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::http::history::Entry;
 use crate::http::pages::listing::{Listing, ListingQuery, TargetState, Unit, UnitSummary};
+use crate::maintenance::OpenWindows;
 use crate::outcome::Outcome;
 use crate::store::{Moment, OutcomeHistory, Row, State};
 
@@ -42,6 +43,8 @@ pub struct Index<'a> {
     pub wanted: ListingQuery,
     /// Whether every canary failed when they were last asked.
     pub isolated: bool,
+    /// The maintenance windows that are open.
+    pub maintenance: OpenWindows<'a>,
     /// The moment at which it is read.
     pub now: Timestamp,
 }
@@ -202,7 +205,7 @@ fn targets(f: &mut fmt::Formatter<'_>, index: &Index<'_>, listing: &Listing<'_>)
             current = Some(unit);
         }
         let within = together.members > 1 || matches!(unit, Unit::Group(_));
-        target(f, row, within, index.now)?;
+        target(f, row, within, index)?;
     }
     f.write_str("</table>\n")?;
     pager(f, &index.wanted, listing)
@@ -245,7 +248,8 @@ fn heading(
     }
 }
 
-fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, now: Timestamp) -> fmt::Result {
+fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, index: &Index<'_>) -> fmt::Result {
+    let now = index.now;
     let state = row.state().clone();
     let shown = TargetState::of(&state);
     let monitor = &row.target.monitor;
@@ -253,6 +257,13 @@ fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, now: Timestamp) -
     write!(f, "<tr{within}><td><span class=\"state {}\">{}</span>", shown.class(), shown.as_str())?;
     if let Some(at) = state.last_change_at {
         write!(f, "<br><span class=\"more\">for {}</span>", Age::since(at, now))?;
+    }
+    if let Some(end) = index.maintenance.end(monitor) {
+        let (time, shown) = (format_args!("{end:.0}"), end.strftime("%F %H:%M UTC"));
+        write!(
+            f,
+            "<br><span class=\"more\">maintenance until <time datetime=\"{time}\">{shown}</time></span>"
+        )?;
     }
     write!(f, "<th scope=\"row\">{}", Escaped(&monitor.name))?;
     if let Some(service) = &row.target.service {
@@ -501,24 +512,36 @@ fn is_invisible(it: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
     use std::time::Instant;
 
     use super::listing::tests::row;
     use super::*;
     use crate::http::request::Query;
+    use crate::maintenance::{Maintenance, Selector, Times, Window};
     use crate::module::Module;
     use crate::outcome::{Phase, ProbeResult, Reason};
 
     const HOSTILE: &str = "\"><script>alert(1)</script>'&\u{202e}\u{7}";
 
+    /// `orders-db` is in maintenance until 1970-01-01 00:20.
+    static WINDOWS: LazyLock<Maintenance> = LazyLock::new(|| {
+        let second = |second| Timestamp::from_second(second).unwrap();
+        let selector = Selector { monitors: vec!["orders-db".into()], ..Selector::default() };
+        let times = Times::Once { start: second(1_000), end: second(1_200) };
+        Maintenance { windows: vec![Window { selector, times }] }
+    });
+
     fn page(rows: &[Arc<Row>], recent: &[Arc<Entry>], query: &str) -> String {
+        let now = Timestamp::from_second(1_100).unwrap();
         index(&Index {
             rows,
             recent,
             modules: &["tcp_connect", HOSTILE],
             wanted: ListingQuery::parse(&Query::parse(query)),
             isolated: true,
-            now: Timestamp::from_second(1_100).unwrap(),
+            maintenance: WINDOWS.at(now),
+            now,
         })
     }
 
@@ -547,9 +570,11 @@ mod tests {
             "nothing listens on this port",
             "aria-label=\"last 4: 1 success, 3 failure, 0 inconclusive\"",
             "<td class=\"number optional\">1.50 ms",
+            "maintenance until <time datetime=\"1970-01-01T00:20:00Z\">1970-01-01 00:20 UTC</time>",
             "<a class=\"down\" href=\"?state=down\">1 down</a>",
         ] {
             assert!(page.contains(expected), "`{expected}` is missing in {page}");
+            assert_eq!(page.matches("maintenance until").count(), 1, "`fine` is in none");
         }
     }
 

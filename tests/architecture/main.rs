@@ -24,12 +24,26 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("verdict", &["outcome"]),
     ("monitor", &["address", "module", "verdict"]),
     ("access", &["address"]),
+    ("maintenance", &["monitor"]),
     // The edges.
     ("limits", &[]),
     ("files", &["limits"]),
     ("log", &["limits"]),
     ("telemetry", &["outcome"]),
-    ("config", &["address", "access", "files", "limits", "module", "monitor", "secret", "verdict"]),
+    (
+        "config",
+        &[
+            "address",
+            "access",
+            "files",
+            "limits",
+            "maintenance",
+            "module",
+            "monitor",
+            "secret",
+            "verdict",
+        ],
+    ),
     ("config_handle", &["config", "files", "limits", "telemetry"]),
     ("machine", &["circumstances", "evidence", "limits"]),
     (
@@ -92,7 +106,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("schedule", &["config", "monitor", "scheduler", "store", "telemetry"]),
     // The surface.
-    ("exposition", &["files", "monitor", "outcome", "store", "telemetry", "verdict"]),
+    (
+        "exposition",
+        &["files", "maintenance", "monitor", "outcome", "store", "telemetry", "verdict"],
+    ),
     (
         "http",
         &[
@@ -107,6 +124,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config_handle",
             "limits",
             "log",
+            "maintenance",
             "module",
             "monitor",
             "observer",
@@ -156,6 +174,7 @@ const PURE: &[&str] = &[
     "verdict",
     "monitor",
     "access",
+    "maintenance",
 ];
 /// What gives the world away. The absence is the architecture.
 const IMPURE: &[&str] = &[

@@ -58,6 +58,44 @@ fn every_target_is_told_with_its_verdict_and_its_history() {
     assert_eq!(none["data"]["targets"], json!([]));
 }
 
+/// In the configuration, on every page, after a reload and not for others.
+#[test]
+fn a_maintenance_window_is_shown_with_its_end() {
+    let monitors = "monitors:\n  - {name: db, host: 127.0.0.1, port: 9}\n  \
+                    - {name: web, host: 127.0.0.1, port: 19}\n";
+    let window = "maintenance:\n  - {monitors: db, start: 2020-01-01T00:00:00Z, \
+                  end: 2099-01-01T00:00:00Z}\n";
+    let exporter = Exporter::new(EXPORTER).config(monitors).start();
+    let ends = || {
+        let answer = read(&exporter, "/api/v1/targets");
+        let targets = answer["data"]["targets"].as_array().unwrap().clone();
+        let end = |target: &Value| target["maintenance_end_timestamp_seconds"].clone();
+        targets.iter().map(end).collect::<Vec<_>>()
+    };
+    let series = || {
+        let metrics = exporter.get("/metrics").text();
+        let series = |line: &&str| line.starts_with("tcp_monitor_maintenance{");
+        metrics.lines().filter(series).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((ends(), series()), (vec![Value::Null, Value::Null], vec![]));
+
+    for (config, expected, in_maintenance) in [
+        (
+            format!("{monitors}{window}"),
+            json!([4_070_908_800_i64, null]),
+            &["tcp_monitor_maintenance{monitor=\"db\",target=\"127.0.0.1:9\"} 1"][..],
+        ),
+        (monitors.to_owned(), json!([null, null]), &[]),
+    ] {
+        exporter.rewrite_config(&config);
+        assert_eq!(exporter.post("/-/reload").status, 200, "{}", exporter.log());
+        assert_eq!(json!(ends()), expected);
+        assert_eq!(series(), in_maintenance);
+        let page = exporter.get("/").text();
+        assert_eq!(page.matches("maintenance until").count(), in_maintenance.len(), "{page}");
+    }
+}
+
 #[test]
 fn prometheus_discovers_the_monitors() {
     let config = "monitors:\n  - {name: db, host: db.example.com, ports: [22, 3306], \

@@ -187,7 +187,8 @@ fn a_fresh_exporter_is_at_most_120_series() {
     exporter.describe("abc", 0);
     for format in FORMATS {
         let mut page = Vec::new();
-        metrics(&Store::default(), &exporter, moment(0), format, &mut page).unwrap();
+        metrics(&Store::default(), &exporter, &NONE.at(EPOCH), moment(0), format, &mut page)
+            .unwrap();
         let count = stored(&page, format).len();
         eprintln!("{format:?}: {count}");
         assert!((60..=120).contains(&count), "{format:?}: {count}");
@@ -245,7 +246,8 @@ fn protobuf_of_the_exporter_is_that_of_prometheus_client() {
     let exporter = ExporterMetrics::new(&telemetry);
     exporter.describe("abc", 7);
     let mut ours = Vec::new();
-    metrics(&Store::default(), &exporter, moment(0), Format::Protobuf, &mut ours).unwrap();
+    metrics(&Store::default(), &exporter, &NONE.at(EPOCH), moment(0), Format::Protobuf, &mut ours)
+        .unwrap();
     let mut theirs = exporter.families();
     // Ours leaves out what is empty, has an order, and asked the system at another moment.
     theirs.retain(|family| !family.metric.is_empty());
@@ -351,7 +353,7 @@ fn long_families_go_out_in_pieces_of_one_name() {
     store.replace(rows, &SeriesOptions::default());
     for format in FORMATS {
         let mut out = Pieces(Vec::new(), Vec::new());
-        metrics(&store, &exporter(), moment(0), format, &mut out).unwrap();
+        metrics(&store, &exporter(), &NONE.at(EPOCH), moment(0), format, &mut out).unwrap();
         let largest = out.0.iter().max().unwrap();
         assert!(*largest < 80 * 1024, "{format:?}: {largest}");
         let infos = stored(&out.1, format);
