@@ -182,6 +182,12 @@ pub fn json_schema() -> String {
     schema::json()
 }
 
+/// The known word that a misspelt one probably meant.
+#[must_use]
+pub fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    read::nearest(text, words)
+}
+
 /// A module as `/config` shows it, with the name that a request gave for verification.
 #[must_use]
 pub fn module_text(module: &Module, hostname: Option<&str>) -> String {

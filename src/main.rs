@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use listenfd::ListenFd;
+use tcp_probe_exporter::cli::report::counted;
 use tcp_probe_exporter::cli::{self, UsageError, Wish};
 use tcp_probe_exporter::config::{Config, Loaded};
 use tcp_probe_exporter::config_handle::warn_of;
@@ -146,9 +147,10 @@ fn check(config_file: Option<&Path>, web_config_file: Option<&Path>) -> ExitCode
             let targets: usize =
                 config.monitors.iter().map(|monitor| monitor.endpoints.len()).sum();
             print(&format!(
-                "the configuration is good: {} modules, {} monitors with {targets} targets\n",
-                config.modules.len(),
-                config.monitors.len(),
+                "the configuration is good: {}, {} with {}\n",
+                counted(config.modules.len(), "module"),
+                counted(config.monitors.len(), "monitor"),
+                counted(targets, "target"),
             ))
         }
         Err(diagnostics) => {

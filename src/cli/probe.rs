@@ -1,5 +1,6 @@
 //! `tcp_probe_exporter probe`: the prober at a terminal.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,12 +14,13 @@ use tokio::time::{Instant, sleep_until};
 use crate::access::Access;
 use crate::address::{self, Address};
 use crate::cli::report::{self, Colour, Statistics};
-use crate::config::{Config, ModuleEntry};
+use crate::config::{self, Config, ModuleEntry};
 use crate::diagnosis::outcome_of;
 use crate::evidence::Event;
 use crate::limits::Limits;
 use crate::module::Module;
-use crate::outcome::{Phase, ProbeResult};
+use crate::monitor::{Monitor, Target};
+use crate::outcome::{Phase, ProbeResult, Reason};
 use crate::path::Path;
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
@@ -38,20 +40,38 @@ Examples:
   tcp_probe_exporter probe db.example.com:22,3306,8000-8010 '[2001:db8::1]:443'
   tcp_probe_exporter probe --module=postgresql --count=10 db.example.com:5432
   tcp_probe_exporter probe --json mail.example.com:25 | jq .reason
+  tcp_probe_exporter probe --config.file=exporter.yml --monitor=orders-db
+  tcp_probe_exporter probe --config.file=exporter.yml --all
 
-Ends with 0 if all ports are open, 1 if some are not, 2 if this machine could not look.";
+Exit codes: 0 if all probes succeed, 1 if some fail, 2 if none fails and some are inconclusive, or
+if the command cannot be carried out.";
 
 /// The words after `probe`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Words {
     /// What to probe: HOST:PORT, with more ports as HOST:22,80 or HOST:8000-8010.
-    #[arg(required = true, value_name = "HOST:PORT[,PORT|-PORT]")]
+    #[arg(
+        required_unless_present_any = ["monitor", "all"],
+        value_name = "HOST:PORT[,PORT|-PORT]"
+    )]
     targets: Vec<String>,
-    /// How to probe: a module of the configuration.
-    #[arg(long, short, value_name = "NAME", default_value = "tcp_connect")]
-    module: String,
-    /// Bound of each probe, as 5s or 500ms. Default: the module's, else 5s.
+    /// Probe what the configuration says of a monitor, with its module and timeout; may be
+    /// repeated. Needs --config.file.
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with_all = ["targets", "module", "all"],
+        requires = "config_file"
+    )]
+    monitor: Vec<String>,
+    /// Probe every monitor of the configuration, likewise.
+    #[arg(long, conflicts_with_all = ["targets", "module"], requires = "config_file")]
+    all: bool,
+    /// How to probe: a module of the configuration. Default: `tcp_connect`.
+    #[arg(long, short, value_name = "NAME")]
+    module: Option<String>,
+    /// Bound of each probe, as 5s or 500ms. Default: the monitor's or the module's, else 5s.
     #[arg(long, short, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
     /// How often to probe; 0 for until interrupted.
@@ -95,6 +115,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 struct Item {
     name: String,
     address: Result<Address, String>,
+    module: Arc<Module>,
+    timeout: Duration,
     statistics: Statistics,
 }
 
@@ -149,9 +171,9 @@ pub fn run(words: &Words) -> ExitCode {
 
 struct Session<'a> {
     words: &'a Words,
-    module: Arc<Module>,
-    timeout: Duration,
     items: Vec<Item>,
+    /// Advice that was given: once per reason.
+    advised: BTreeSet<Reason>,
     prober: Arc<Prober>,
     access: Access,
     colour: Colour,
@@ -163,25 +185,11 @@ fn prepare(words: &Words) -> Result<Session<'_>, String> {
         let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         lines.join("\n")
     })?;
-    let module = match loaded.config.modules.get(&*words.module) {
-        Some(ModuleEntry::Tcp(module)) => Arc::clone(module),
-        Some(ModuleEntry::Other { prober }) => {
-            return Err(format!(
-                "module `{}` is for the prober `{prober}`: this exporter probes TCP only",
-                words.module
-            ));
-        }
-        None => {
-            let names: Vec<&str> = loaded.config.modules.keys().map(|name| &**name).collect();
-            return Err(format!("no module `{}`, there are {}", words.module, names.join(", ")));
-        }
+    let items = if words.all || !words.monitor.is_empty() {
+        configured(words, &loaded.config)?
+    } else {
+        by_hand(words, &loaded.config)?
     };
-    let items: Vec<Item> = words
-        .targets
-        .iter()
-        .flat_map(|text| expand(text))
-        .map(|(name, address)| Item { name, address, statistics: Statistics::default() })
-        .collect();
     if items.len() > MAX_TARGETS {
         return Err(format!("{} targets are too many, {MAX_TARGETS} fit", items.len()));
     }
@@ -189,15 +197,72 @@ fn prepare(words: &Words) -> Result<Session<'_>, String> {
         return Err(error.clone());
     }
     Ok(Session {
-        timeout: words.timeout.or(module.timeout).unwrap_or(DEFAULT_TIMEOUT),
         width: items.iter().map(|item| item.name.chars().count()).max().unwrap_or_default(),
         colour: if io::stdout().is_terminal() { Colour::On } else { Colour::Off },
         prober: Arc::default(),
         access: Access::unrestricted(),
-        module,
+        advised: BTreeSet::new(),
         items,
         words,
     })
+}
+
+/// The targets on the command line.
+fn by_hand(words: &Words, config: &Config) -> Result<Vec<Item>, String> {
+    let name = words.module.as_deref().unwrap_or("tcp_connect");
+    let module = match config.modules.get(name) {
+        Some(ModuleEntry::Tcp(module)) => module,
+        Some(ModuleEntry::Other { prober }) => {
+            return Err(format!(
+                "module `{name}` is for the prober `{prober}`: this exporter probes TCP only"
+            ));
+        }
+        None => {
+            let names: Vec<&str> = config.modules.keys().map(|name| &**name).collect();
+            return Err(format!("no module `{name}`, there are {}", names.join(", ")));
+        }
+    };
+    let timeout = words.timeout.or(module.timeout).unwrap_or(DEFAULT_TIMEOUT);
+    let item = |(name, address)| Item {
+        name,
+        address,
+        module: Arc::clone(module),
+        timeout,
+        statistics: Statistics::default(),
+    };
+    Ok(words.targets.iter().flat_map(|text| expand(text)).map(item).collect())
+}
+
+/// The targets of the monitors that are asked for, probed as the schedule would.
+fn configured(words: &Words, config: &Config) -> Result<Vec<Item>, String> {
+    for name in &words.monitor {
+        if !config.monitors.iter().any(|monitor| *monitor.name == **name) {
+            let names = config.monitors.iter().map(|monitor| &*monitor.name);
+            let near = config::nearest(name, names);
+            let near = near.map(|near| format!(": did you mean `{near}`?"));
+            return Err(format!("no monitor is called `{name}`{}", near.unwrap_or_default()));
+        }
+    }
+    let wanted = |monitor: &&Arc<Monitor>| {
+        words.all || words.monitor.iter().any(|name| **name == *monitor.name)
+    };
+    let item = |target: Target| {
+        let (monitor, address) = (&target.monitor, target.address.clone());
+        let place = address.to_string();
+        Item {
+            name: if *monitor.name == *place { place } else { format!("{} {place}", monitor.name) },
+            address: Ok(address),
+            module: Arc::clone(&monitor.module),
+            timeout: words.timeout.unwrap_or(monitor.timeout),
+            statistics: Statistics::default(),
+        }
+    };
+    let items: Vec<Item> =
+        config.monitors.iter().filter(wanted).flat_map(Monitor::targets).map(item).collect();
+    if items.is_empty() {
+        return Err("no monitors are configured: add some under `monitors`".to_owned());
+    }
+    Ok(items)
 }
 
 impl Session<'_> {
@@ -230,30 +295,30 @@ impl Session<'_> {
     }
 
     async fn rounds(&mut self, at_once: usize) -> io::Result<()> {
-        let many = self.items.len() >= MANY;
+        let many = self.is_scan();
         let progress = many && !self.words.json && io::stderr().is_terminal();
         let mut round = 0;
         loop {
             let begin = Instant::now();
-            let (module, timeout) = (&*self.module, self.timeout);
             let (prober, access) = (&self.prober, &self.access);
             let trace = self.words.trace;
-            let looks =
-                self.items.iter().map(|item| look(prober, access, module, timeout, trace, item));
+            let looks = self.items.iter().map(|item| look(prober, access, trace, item));
             let mut results = stream::iter(looks).buffered(at_once).enumerate();
             let mut found = Vec::with_capacity(self.items.len());
             while let Some((index, (result, path))) = results.next().await {
                 if progress && index % 16 == 0 {
                     let _ = write!(io::stderr().lock(), "\r{index}/{} ", self.items.len());
                 }
-                let name = &self.items[index].name;
+                let Item { name, module, .. } = &self.items[index];
                 let text = if self.words.json {
                     format!("{}\n", report::object(name, &module.name, &result, path.as_ref()))
                 } else if many && !result.outcome.is_success() {
                     String::new()
                 } else {
+                    let cause = result.outcome.cause();
+                    let advise = cause.is_some_and(|(reason, _)| self.advised.insert(reason));
                     let path = path.as_ref().map(report::path).unwrap_or_default();
-                    report::lines(name, self.width, &result, self.colour) + &path
+                    report::lines(name, self.width, &result, advise, self.colour) + &path
                 };
                 print(&text, progress)?;
                 found.push(result);
@@ -270,15 +335,21 @@ impl Session<'_> {
         }
     }
 
+    /// Whether closed ports are summed up: many that nobody configured.
+    fn is_scan(&self) -> bool {
+        let configured = self.words.all || !self.words.monitor.is_empty();
+        !configured && self.items.len() >= MANY
+    }
+
     /// What is said at the end: statistics of several rounds, the sum of many targets.
     fn close(&self, all: &Statistics) -> io::Result<()> {
         if self.words.json {
             return Ok(());
         }
-        if self.items.len() >= MANY {
+        if self.is_scan() {
             let [open, failed, inconclusive] = all.outcomes();
             let total = open + failed + inconclusive;
-            print(&format!("{total} probes: {open} open\n"), false)?;
+            print(&format!("{}: {open} open\n", report::counted(total, "probe")), false)?;
             for (reason, count) in all.reasons() {
                 print(&format!("{count:>6} {reason}: {}\n", reason.advice()), false)?;
             }
@@ -295,11 +366,10 @@ impl Session<'_> {
 async fn look(
     prober: &Prober,
     access: &Access,
-    module: &Module,
-    timeout: Duration,
     trace: bool,
     item: &Item,
 ) -> (ProbeResult, Option<Path>) {
+    let (module, timeout) = (&*item.module, item.timeout);
     let Ok(address) = &item.address else {
         let outcome = outcome_of(Event::InvalidTarget, Phase::Resolve);
         return (ProbeResult::new(outcome, timeout), None);

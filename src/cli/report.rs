@@ -31,9 +31,23 @@ impl Colour {
     }
 }
 
-/// One probe in a few lines: what, its times, and on anything but a success why and what to do.
+/// A number of things: `1 probe`, `2 probes`.
 #[must_use]
-pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -> String {
+pub fn counted<N: Copy + fmt::Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
+    let ending = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {what}{ending}")
+}
+
+/// One probe in a few lines: what, its times, and on anything but a success why and, with
+/// `advise`, what to do.
+#[must_use]
+pub fn lines(
+    target: &str,
+    width: usize,
+    result: &ProbeResult,
+    advise: bool,
+    colour: Colour,
+) -> String {
     let word = match result.outcome.cause() {
         None => "open".to_owned(),
         Some((reason, _)) => reason.to_string(),
@@ -50,7 +64,8 @@ pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -
             let _ = write!(text, "  rtt {}", Millis(rtt));
         }
         if kernel.syn_retransmits > 0 {
-            let _ = write!(text, "  {} SYN sent again", kernel.syn_retransmits);
+            let again = counted(kernel.syn_retransmits, "SYN");
+            let _ = write!(text, "  {again} sent again");
         }
     }
     if let Some(peer) = result.peer
@@ -76,7 +91,11 @@ pub fn lines(target: &str, width: usize, result: &ProbeResult, colour: Colour) -
         if let Some(offender) = result.icmp.and_then(|icmp| icmp.offender) {
             let _ = write!(text, " (said {offender})");
         }
-        let _ = writeln!(text, "\n{:width$}  {}: {}", "", reason.place(), reason.advice());
+        let _ = write!(text, "\n{:width$}  {}", "", reason.place());
+        if advise {
+            let _ = write!(text, ": {}", reason.advice());
+        }
+        text.push('\n');
     }
     text
 }
@@ -210,7 +229,8 @@ impl Statistics {
         let [open, failed, inconclusive] = self.outcomes;
         let total = open + failed + inconclusive;
         let conclusive = open + failed;
-        let mut text = format!("--- {target}: {total} probes, {open} open, {failed} failed");
+        let mut text =
+            format!("--- {target}: {}, {open} open, {failed} failed", counted(total, "probe"));
         if inconclusive > 0 {
             let _ = write!(text, ", {inconclusive} inconclusive");
         }
@@ -231,7 +251,7 @@ impl Statistics {
                 Millis(most)
             );
             if self.syn_retransmits > 0 {
-                let _ = write!(text, ", {} SYN sent again", self.syn_retransmits);
+                let _ = write!(text, ", {} sent again", counted(self.syn_retransmits, "SYN"));
             }
             text.push('\n');
         }
@@ -310,7 +330,7 @@ mod tests {
     fn a_success_is_one_line() {
         let expected = "db:22  open                 1.23 ms  resolve 0.00 ms  connect 1.10 ms  \
                         rtt 0.93 ms  at 192.0.2.1\n";
-        assert_eq!(lines("db:22", 5, &success(), Colour::Off), expected);
+        assert_eq!(lines("db:22", 5, &success(), true, Colour::Off), expected);
     }
 
     #[test]
@@ -320,12 +340,14 @@ mod tests {
              host: {}\n",
             Reason::Refused.advice()
         );
-        assert_eq!(lines("db:22", 5, &refusal(), Colour::Off), expected);
+        assert_eq!(lines("db:22", 5, &refusal(), true, Colour::Off), expected);
+        let again = expected.replace(&format!(": {}", Reason::Refused.advice()), "");
+        assert_eq!(lines("db:22", 5, &refusal(), false, Colour::Off), again);
     }
 
     #[test]
     fn colours_are_for_terminals() {
-        assert!(lines("db:22", 5, &refusal(), Colour::On).contains("\u{1b}[31mrefused"));
+        assert!(lines("db:22", 5, &refusal(), true, Colour::On).contains("\u{1b}[31mrefused"));
     }
 
     #[test]
@@ -335,6 +357,14 @@ mod tests {
         assert_eq!(object["phase"], "connect");
         assert!(object.get("address").is_none());
         assert_eq!(object["duration_seconds"], 0.012);
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(
+            [0_u64, 1, 2].map(|count| counted(count, "probe")),
+            ["0 probes", "1 probe", "2 probes"]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What probes wrote down, for people: `/logs`, `debug=true` and the log of the process.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 use tracing::{Level, event};
@@ -12,7 +13,7 @@ use crate::http::answer::{Body, text};
 use crate::http::history::Entry;
 use crate::http::request::Query;
 use crate::log;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Phase};
 use crate::prober::journal;
 
 /// `/logs`: one result of the history.
@@ -64,6 +65,27 @@ pub fn write(entry: &Entry) {
     }
 }
 
+/// What was probed, what was found and how long each phase took: there at every level of the log.
+fn summary(entry: &Entry) -> String {
+    let result = &entry.result;
+    let millis = |duration: Duration| format!("{:.3} ms", duration.as_secs_f64() * 1000.0);
+    let mut line = format!("Result for {}", entry.target);
+    if let Some(peer) = result.peer.filter(|peer| peer.to_string() != entry.target) {
+        let _ = write!(line, " at {peer}");
+    }
+    let _ = write!(line, ": {}", result.outcome.as_str());
+    if let Some((reason, phase)) = result.outcome.cause() {
+        let _ = write!(line, ", {reason} in {phase}");
+    }
+    let _ = write!(line, " after {}", millis(result.duration));
+    for phase in Phase::ALL {
+        if let Some(duration) = result.phases.of(phase) {
+            let _ = write!(line, ", {phase} {}", millis(duration));
+        }
+    }
+    line
+}
+
 /// The three parts that users of `blackbox_exporter` know.
 #[must_use]
 pub fn debug_output(entry: &Entry) -> String {
@@ -77,6 +99,7 @@ pub fn debug_output(entry: &Entry) -> String {
             line.message
         );
     }
+    let _ = writeln!(out, "{}", summary(entry));
     out.push_str("\n\n\nMetrics that would have been returned:\n");
     match entry.result.outcome {
         Outcome::Inconclusive(reason, phase) => {

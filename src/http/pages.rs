@@ -27,8 +27,8 @@ const SCRIPT: &str = include_str!("pages/script.js");
 
 /// Characters shown of any one text from outside; enough for every honest one.
 const SHOWN: usize = 300;
-/// On-demand probes on the page. All of them are at `logs`.
-const RECENT: usize = 50;
+/// Most on-demand probes on the page, whatever `--history.limit` keeps.
+const RECENT: usize = 1_000;
 
 /// What the page is made of.
 #[derive(Debug)]

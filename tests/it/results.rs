@@ -19,6 +19,8 @@ fn the_debug_output_has_three_parts() {
     let (metrics, module) = rest.split_once("\n\n\nModule configuration:\n").expect("module");
     assert!(logs.starts_with("Logs for the probe:\n"), "{logs}");
     assert!(logs.contains("refused"), "{logs}");
+    let result = format!("Result for {}: failure, refused in connect after ", closed.target());
+    assert!(logs.contains(&result), "{logs}");
     assert!(metrics.contains("\nprobe_success 0\n"), "{metrics}");
     assert!(module.starts_with("prober: tcp\n"), "{module}");
 }
@@ -34,14 +36,17 @@ fn only_the_exact_word_asks_for_the_debug_output() {
 }
 
 #[test]
-fn a_good_probe_leaves_an_empty_log_unless_details_are_asked_for() {
+fn a_good_probe_leaves_its_result_and_more_where_details_are_asked_for() {
     let listener = Listener::silent();
     let path = format!("/probe?target={}&debug=true", listener.target());
 
     let quiet = exporter().get(&path).text();
     let detailed = exporter_with(&["--log.prober=debug"]).get(&path).text();
 
-    assert!(quiet.starts_with("Logs for the probe:\n\n\n\nMetrics"), "{quiet}");
+    let (story, _) = quiet.split_once("\n\n\n\nMetrics").unwrap();
+    let result = format!("Logs for the probe:\nResult for {}: success after ", listener.target());
+    assert!(story.starts_with(&result) && story.contains(" ms, connect "), "{story}");
+    assert_eq!(story.lines().count(), 2, "{story}");
     assert!(detailed.contains("DEBUG"), "{detailed}");
 }
 

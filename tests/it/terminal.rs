@@ -33,6 +33,55 @@ fn a_closed_port_says_why_and_what_to_do_and_is_1() {
 }
 
 #[test]
+fn monitors_are_probed_as_they_are_configured() {
+    let (listener, closed) = (Listener::silent(), ClosedPort::new());
+    let (open, shut) = (listener.port(), closed.address().port());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exporter.yml");
+    let config = format!(
+        "modules: {{must_be_closed: {{prober: tcp, tcp: {{expect_connect: closed}}}}}}\nmonitors:\n\
+         - {{name: good, host: 127.0.0.1, port: {open}}}\n\
+         - {{name: closed, host: 127.0.0.1, port: {shut}, module: must_be_closed, timeout: 3s}}\n\
+         - {{name: bad, host: 127.0.0.1, ports: [{shut}]}}\n\
+         - {{name: worse, host: 127.0.0.1, ports: {{again: {shut}}}}}\n"
+    );
+    std::fs::write(&path, config).unwrap();
+    let file = format!("--config.file={}", path.display());
+    let probe = |words: &[&str]| {
+        let output = run(&[&["probe", &file][..], words].concat());
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+
+    let (code, lines) = probe(&["--monitor=good", "--monitor=closed"]);
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(lines.starts_with(&format!("good 127.0.0.1:{open} ")), "{lines}");
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+
+    let (code, lines) = probe(&["--all"]);
+    assert_eq!(code, Some(1), "{lines}");
+    assert_eq!(lines.matches("  refused  ").count(), 2, "{lines}");
+    assert_eq!(lines.matches("nothing listens on this port").count(), 1, "advice once: {lines}");
+
+    let (_, object) = probe(&["--monitor=closed", "--json"]);
+    let object: serde_json::Value = serde_json::from_str(&object).unwrap();
+    assert_eq!(
+        (&object["module"], &object["timeout_seconds"]),
+        (&"must_be_closed".into(), &3.0.into())
+    );
+
+    for (words, expected) in [
+        (&["--monitor=goood"][..], "no monitor is called `goood`: did you mean `good`?"),
+        (&["--all", "127.0.0.1:1"], "cannot be used with"),
+    ] {
+        let (code, lines) = probe(words);
+        assert_eq!(code, Some(2), "{lines}");
+        assert!(lines.contains(expected), "{lines}");
+    }
+    let without = run(&["probe", "--all"]);
+    assert!(text(&without.stderr).contains("--config.file"), "{}", text(&without.stderr));
+}
+
+#[test]
 fn ports_are_lists_and_ranges() {
     let listener = Listener::silent();
     let port = listener.port();
