@@ -209,3 +209,29 @@ fn the_image_copies_what_exists_and_checks_its_health() {
     assert_eq!(user, Some("USER nonroot"));
     assert!(text.contains("\"probe\", \"localhost:10115\""));
 }
+
+/// What a change is judged by there is what it is judged by here.
+#[test]
+fn the_workflow_runs_the_gate_and_the_forms_can_be_filled_in() {
+    let workflow = documents(".github/workflows/ci.yml").remove(0);
+    let steps = at(&workflow, "jobs.gate.steps").as_sequence().unwrap();
+    let runs: Vec<&str> = steps.iter().filter_map(|step| step.get("run")?.as_str()).collect();
+    assert!(runs.contains(&".ci/run"), "{runs:?}");
+    assert!(path(".ci/run").exists());
+    // A skipped test is a failure there.
+    assert_eq!(at(&workflow, "jobs.gate.env.CI"), "true");
+    for form in ["bug", "idea"] {
+        let form = documents(&format!(".github/ISSUE_TEMPLATE/{form}.yml")).remove(0);
+        let fields = at(&form, "body").as_sequence().unwrap();
+        let mut ids: Vec<&str> =
+            fields.iter().map(|field| at(field, "id").as_str().unwrap()).collect();
+        for field in fields {
+            assert!(at(field, "attributes.label").is_string());
+            let kind = at(field, "type").as_str().unwrap();
+            assert!(["input", "textarea"].contains(&kind), "{kind}");
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), fields.len(), "an id is given twice");
+    }
+}
