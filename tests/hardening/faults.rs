@@ -273,11 +273,17 @@ fn limit(id: u32, limit: &str) {
 pub(crate) struct Starved(PathBuf);
 
 impl Starved {
+    /// A hundredth of a processor.
     pub(crate) fn new(name: &str) -> Option<Self> {
+        Self::within(name, 100)
+    }
+
+    /// A millisecond of a processor in so many.
+    pub(crate) fn within(name: &str, period_ms: u32) -> Option<Self> {
         let path = PathBuf::from(format!("/sys/fs/cgroup/cpu/{name}-{}", std::process::id()));
         std::fs::create_dir(&path).ok()?;
         let this = Self(path);
-        std::fs::write(this.0.join("cpu.cfs_period_us"), "100000").ok()?;
+        std::fs::write(this.0.join("cpu.cfs_period_us"), format!("{period_ms}000")).ok()?;
         std::fs::write(this.0.join("cpu.cfs_quota_us"), "1000").ok()?;
         Some(this)
     }
