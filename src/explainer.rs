@@ -130,6 +130,14 @@ impl Explainer {
         self.work().queue.start_at_once(peer, now).then_some(ExplainerPlace(self, peer))
     }
 
+    /// Follows a path on demand, for whoever holds an [`ExplainerPlace`].
+    ///
+    /// # Errors
+    /// The access rules deny the address, or the module's source address does not fit.
+    pub async fn trace(&self, peer: SocketAddr, probe: &Probe<'_>) -> Result<Path, String> {
+        self.prober.trace(peer, probe).await
+    }
+
     /// Explains what is asked for. Never returns.
     pub async fn run(self: Arc<Self>) {
         let mut in_flight = FuturesUnordered::new();

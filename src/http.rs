@@ -11,10 +11,12 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::access::Access;
 use crate::config::ModuleEntry;
 use crate::config_handle::ConfigHandle;
+use crate::explainer::Explainer;
 use crate::exposition::exporter::ExporterMetrics;
 use crate::exposition::{self, Format};
 use crate::http::answer::{Body, pieces, redirect, scrape, text};
@@ -31,6 +33,7 @@ use crate::limits::{ANSWER_PLACE_WITHIN, JOURNAL_BYTES, Limits, MAX_ANSWERS};
 use crate::monitor::Shard;
 use crate::observer::Observer;
 use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
+use crate::path::Router;
 use crate::prober::Probe;
 use crate::prober::journal::{Journal, Level};
 use crate::store::{Moment, Store};
@@ -64,6 +67,8 @@ pub struct App {
     pub config_handle: Arc<ConfigHandle>,
     /// Carry out probes on demand, and say whether this region is cut off.
     pub observer: Arc<Observer>,
+    /// Follows paths on demand, within its budget.
+    pub explainer: Arc<Explainer>,
     /// What is known of every monitor.
     pub store: Arc<Store>,
     /// What the exporter counts about itself.
@@ -172,6 +177,10 @@ async fn route(app: &Arc<App>, request: &Request<Incoming>, peer: &Peer) -> Resp
             };
             streamed(app, headers, peer, JSON, write).await
         }
+        "target" => match place(app, peer).await {
+            Some(place) => target(app, &query, place),
+            None => too_many_answers(),
+        },
         "sd" => {
             let (config, shard) = (app.config_handle.config(), app.setup.shard);
             let write = move |out: &mut dyn io::Write| api::service_discovery(&config, shard, out);
@@ -262,6 +271,9 @@ async fn probe(app: &App, query: &Query, headers: &HeaderMap, peer: &Peer) -> Re
         result = carry_out(app, &config.access, &request, &mut journal) => result,
         () = lost.notified() => return shed(app, "another client needed the place of this probe"),
     };
+    if request.trace {
+        trace(app, &config.access, &request, &result, &mut journal).await;
+    }
     drop(running);
     counters.count(result.outcome);
     places.learn(&request.target, &result);
@@ -307,6 +319,43 @@ async fn carry_out(
             app.observer.probe(probe, journal).await
         }
         Err(error) => invalid_target(error, request.timeout, journal),
+    }
+}
+
+/// Follows the path to where a probe went, within the probe's own timeout and the budget of all
+/// explanations, and writes it down for the reader of its log.
+async fn trace(
+    app: &App,
+    access: &Access,
+    request: &ProbeRequest,
+    result: &ProbeResult,
+    journal: &mut Journal,
+) {
+    let (Ok(address), Some(peer), None) = (&request.address, result.peer, &result.denied_by) else {
+        return;
+    };
+    let (module, hostname) = (&request.module, request.hostname.as_deref());
+    let probe = Probe { address, module, hostname, timeout: request.timeout, access };
+    let Some(_place) = app.explainer.place(peer) else {
+        let note = "the path is not followed: the budget of explanations is used up";
+        return journal.note(Level::Warn, || note.to_owned());
+    };
+    match timeout(request.timeout, app.explainer.trace(peer, &probe)).await {
+        Ok(Ok(path)) => {
+            for (hop, router) in (1..).zip(&path.hops) {
+                journal.note(Level::Info, || match router {
+                    Some(Router { address, round_trip }) => {
+                        format!("hop {hop}: {address} after {round_trip:?}")
+                    }
+                    None => format!("hop {hop}: does not answer"),
+                });
+            }
+            journal.note(Level::Info, || format!("the path {path}"));
+        }
+        Ok(Err(why)) => journal.note(Level::Warn, || format!("the path is not followed: {why}")),
+        Err(_) => journal.note(Level::Warn, || {
+            format!("the path was not at its end after {:?}", request.timeout)
+        }),
     }
 }
 
@@ -411,6 +460,17 @@ fn index(app: &App, query: &Query, place: Place) -> Response<Body> {
         &pages::policy(),
         place,
     )
+}
+
+/// The page of one target.
+fn target(app: &App, query: &Query, place: Place) -> Response<Body> {
+    let rows = app.store.snapshot();
+    match rows.iter().find(|row| pages::target::is_wanted(row, query)) {
+        Some(row) => {
+            answer::page(pages::target::page(row, Timestamp::now()), &pages::policy(), place)
+        }
+        None => text(StatusCode::NOT_FOUND, "no such target: give monitor and target as listed\n"),
+    }
 }
 
 /// Pages of other sites have been turned away before.

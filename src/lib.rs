@@ -163,6 +163,7 @@ pub async fn run(
         web: Arc::clone(&web),
         config_handle: Arc::clone(&config_handle),
         observer: Arc::clone(&observer),
+        explainer: Arc::clone(&explainer),
         store,
         exporter: ExporterMetrics::new(&telemetry),
         telemetry: Arc::clone(&telemetry),

@@ -17,11 +17,12 @@ use crate::cli::report::{self, Colour, Statistics};
 use crate::config::{self, Config, ModuleEntry};
 use crate::diagnosis::outcome_of;
 use crate::evidence::Event;
+use crate::explainer::look::{Failure, counter_check};
+use crate::explanation::{Explanation, Question};
 use crate::limits::Limits;
 use crate::module::Module;
 use crate::monitor::{Monitor, Target};
 use crate::outcome::{Phase, ProbeResult, Reason};
-use crate::path::Path;
 use crate::prober::journal::Journal;
 use crate::prober::{Probe, Prober};
 
@@ -39,6 +40,7 @@ Examples:
   tcp_probe_exporter probe db.example.com:5432
   tcp_probe_exporter probe db.example.com:22,3306,8000-8010 '[2001:db8::1]:443'
   tcp_probe_exporter probe --module=postgresql --count=10 db.example.com:5432
+  tcp_probe_exporter probe --diagnose db.example.com:5432,22
   tcp_probe_exporter probe --json mail.example.com:25 | jq .reason
   tcp_probe_exporter probe --config.file=exporter.yml --monitor=orders-db
   tcp_probe_exporter probe --config.file=exporter.yml --all
@@ -49,6 +51,7 @@ if the command cannot be carried out.";
 /// The words after `probe`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command")]
 pub struct Words {
     /// What to probe: HOST:PORT, with more ports as HOST:22,80 or HOST:8000-8010.
     #[arg(
@@ -83,6 +86,10 @@ pub struct Words {
     /// Follow the path to each target, router by router. Needs no privileges.
     #[arg(long)]
     trace: bool,
+    /// Explain each failure: follow the path, and probe again with one thing changed (source port,
+    /// segment size, address, other ports given of the same host).
+    #[arg(long)]
+    diagnose: bool,
     /// Print one JSON object per probe.
     #[arg(long)]
     json: bool,
@@ -300,25 +307,30 @@ impl Session<'_> {
         let mut round = 0;
         loop {
             let begin = Instant::now();
-            let (prober, access) = (&self.prober, &self.access);
-            let trace = self.words.trace;
-            let looks = self.items.iter().map(|item| look(prober, access, trace, item));
+            let looker = Looker {
+                prober: &self.prober,
+                access: &self.access,
+                items: &self.items,
+                trace: self.words.trace,
+                diagnose: self.words.diagnose,
+            };
+            let looks = self.items.iter().map(|item| looker.look(item));
             let mut results = stream::iter(looks).buffered(at_once).enumerate();
             let mut found = Vec::with_capacity(self.items.len());
-            while let Some((index, (result, path))) = results.next().await {
+            while let Some((index, (result, explanation))) = results.next().await {
                 if progress && index % 16 == 0 {
                     let _ = write!(io::stderr().lock(), "\r{index}/{} ", self.items.len());
                 }
                 let Item { name, module, .. } = &self.items[index];
                 let text = if self.words.json {
-                    format!("{}\n", report::object(name, &module.name, &result, path.as_ref()))
+                    format!("{}\n", report::object(name, &module.name, &result, &explanation))
                 } else if many && !result.outcome.is_success() {
                     String::new()
                 } else {
                     let cause = result.outcome.cause();
                     let advise = cause.is_some_and(|(reason, _)| self.advised.insert(reason));
-                    let path = path.as_ref().map(report::path).unwrap_or_default();
-                    report::lines(name, self.width, &result, advise, self.colour) + &path
+                    let explanation = report::explanation(&explanation);
+                    report::lines(name, self.width, &result, advise, self.colour) + &explanation
                 };
                 print(&text, progress)?;
                 found.push(result);
@@ -362,25 +374,47 @@ impl Session<'_> {
     }
 }
 
-/// Probes a target, and follows the path to it if `trace` is set and it has an address.
-async fn look(
-    prober: &Prober,
-    access: &Access,
+/// What is needed to look at a target.
+#[derive(Clone, Copy)]
+struct Looker<'a> {
+    prober: &'a Prober,
+    access: &'a Access,
+    items: &'a [Item],
     trace: bool,
-    item: &Item,
-) -> (ProbeResult, Option<Path>) {
-    let (module, timeout) = (&*item.module, item.timeout);
-    let Ok(address) = &item.address else {
-        let outcome = outcome_of(Event::InvalidTarget, Phase::Resolve);
-        return (ProbeResult::new(outcome, timeout), None);
-    };
-    let probe = Probe { address, module, hostname: None, timeout, access };
-    let result = prober.probe(probe, &mut Journal::off()).await;
-    let path = match result.peer {
-        Some(peer) if trace => prober.trace(peer, &probe).await.ok(),
-        Some(_) | None => None,
-    };
-    (result, path)
+    diagnose: bool,
+}
+
+impl<'a> Looker<'a> {
+    fn probe_of(self, item: &'a Item) -> Option<Probe<'a>> {
+        let (address, access) = (item.address.as_ref().ok()?, self.access);
+        Some(Probe { address, module: &item.module, hostname: None, timeout: item.timeout, access })
+    }
+
+    /// Probes a target, follows the path to it, and probes it again with one thing changed, as far
+    /// as the words ask for that.
+    async fn look(self, item: &'a Item) -> (ProbeResult, Explanation) {
+        let mut explanation = Explanation::default();
+        let Some(probe) = self.probe_of(item) else {
+            let outcome = outcome_of(Event::InvalidTarget, Phase::Resolve);
+            return (ProbeResult::new(outcome, item.timeout), explanation);
+        };
+        let result = self.prober.probe(probe, &mut Journal::off()).await;
+        let Some(peer) = result.peer else { return (result, explanation) };
+        let question = Question::about(result.outcome).filter(|_| self.diagnose);
+        if self.trace || question == Some(Question::Where) {
+            explanation.path = self.prober.trace(peer, &probe).await.ok().map(Arc::new);
+        }
+        if let Some(question) = question {
+            let others = self.items.iter().filter_map(|other| self.probe_of(other));
+            let others: Vec<Probe<'_>> = others
+                .filter(|other| other.address.host == probe.address.host)
+                .filter(|other| other.address.port != probe.address.port)
+                .collect();
+            let failure = Failure { question, peer, probe, others: &others };
+            counter_check(self.prober, &failure, &mut explanation).await;
+        }
+        (result, explanation)
+    }
 }
 
 /// To standard output; first wipes the progress off the terminal.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::explanation::Explanation;
 use crate::http::api;
 use crate::outcome::{Outcome, Phase, ProbeResult, Reason};
 use crate::path::{Path, Router};
@@ -117,9 +118,31 @@ pub fn path(path: &Path) -> String {
     text
 }
 
+/// The path, each counter-check on a line, and what they point at; nothing where nothing was asked.
+#[must_use]
+pub fn explanation(explanation: &Explanation) -> String {
+    let mut text = explanation.path.as_deref().map(path).unwrap_or_default();
+    for check in &explanation.checks {
+        let _ = writeln!(text, "      {check}");
+    }
+    match &explanation.hint {
+        Some(hint) => {
+            let _ = writeln!(text, "      hint {}: {hint}", hint.as_str());
+        }
+        None if !explanation.checks.is_empty() => text.push_str("      no hint\n"),
+        None => {}
+    }
+    text
+}
+
 /// One probe as a JSON object.
 #[must_use]
-pub fn object(target: &str, module: &str, result: &ProbeResult, path: Option<&Path>) -> Value {
+pub fn object(
+    target: &str,
+    module: &str,
+    result: &ProbeResult,
+    explanation: &Explanation,
+) -> Value {
     let mut object = Map::new();
     let mut add = |key: &str, value: Value| {
         if !value.is_null() {
@@ -160,7 +183,12 @@ pub fn object(target: &str, module: &str, result: &ProbeResult, path: Option<&Pa
         let subject = tls.leaf.as_ref().map(|leaf| &leaf.subject);
         add("tls", json!({"version": tls.version, "subject": subject, "not_after": not_after}));
     }
-    add("path", path.map_or(Value::Null, api::path));
+    add("path", explanation.path.as_deref().map_or(Value::Null, api::path));
+    if !explanation.checks.is_empty() {
+        let mut found = api::explanation(explanation);
+        add("counter_checks", found.remove("counter_checks").unwrap_or_default());
+        add("hint", found.remove("hint").unwrap_or_default());
+    }
     Value::Object(object)
 }
 
@@ -273,7 +301,10 @@ impl fmt::Display for Millis {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::explanation::{Change, CounterCheck, Hint};
     use crate::outcome::KernelView;
     use crate::path::PathEnd;
 
@@ -296,6 +327,27 @@ mod tests {
         result
     }
 
+    fn explained(path: Option<Path>) -> Explanation {
+        Explanation { path: path.map(Arc::new), ..Explanation::default() }
+    }
+
+    #[test]
+    fn an_explanation_says_what_was_tried_and_what_that_points_at() {
+        let mut same = CounterCheck::new(Change::Nothing);
+        same.note(None);
+        let mut found = Explanation { checks: [same].into(), ..Explanation::default() };
+        assert_eq!(explanation(&found), "      the same again: 0 of 1 answered\n      no hint\n");
+        found.hint = Some(Hint::HostAnswersElsewhere(22));
+        assert!(
+            explanation(&found)
+                .contains("hint host_answers_elsewhere: the host answers at port 22")
+        );
+        let object = object("192.0.2.1:443", "tcp_connect", &refusal(), &found);
+        assert_eq!(object["hint"], "host_answers_elsewhere");
+        assert_eq!(object["counter_checks"][0]["changed"], "nothing");
+        assert_eq!(explanation(&Explanation::default()), "");
+    }
+
     #[test]
     fn a_path_is_a_line_per_hop_and_where_it_ends() {
         let router = |last| Router {
@@ -310,7 +362,7 @@ mod tests {
              3  10.0.0.3                                   0.34 ms\n      \
              path stops after 10.0.0.3 (hop 3): nothing answers behind it\n"
         );
-        let object = object("192.0.2.1:443", "tcp_connect", &refusal(), Some(&found));
+        let object = object("192.0.2.1:443", "tcp_connect", &refusal(), &explained(Some(found)));
         assert_eq!(
             object["path"],
             json!({
@@ -352,7 +404,7 @@ mod tests {
 
     #[test]
     fn json_has_everything_there_is_and_nothing_else() {
-        let object = object("db:22", "tcp_connect", &refusal(), None);
+        let object = object("db:22", "tcp_connect", &refusal(), &explained(None));
         assert_eq!(object["reason"], "refused");
         assert_eq!(object["phase"], "connect");
         assert!(object.get("address").is_none());

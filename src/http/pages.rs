@@ -3,11 +3,10 @@
 //!
 //! Whole without a script: links and forms do everything. A script that is part of the page keeps
 //! it fresh. Nothing comes from elsewhere, and the policy of [`policy`] lets nothing in. All text
-//! from outside goes through [`Escaped`].
+//! from outside goes through [`parts::Escaped`].
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -16,17 +15,18 @@ use ring::digest::{SHA256, digest};
 
 use crate::http::history::Entry;
 use crate::http::pages::listing::{Listing, ListingQuery, TargetState, Unit, UnitSummary};
+use crate::http::pages::parts::{Age, Bars, Escaped, Latency, ProbeLink, STYLE, head, last_probe};
+use crate::http::pages::target::TargetLink;
 use crate::maintenance::OpenWindows;
 use crate::outcome::Outcome;
-use crate::store::{Moment, OutcomeHistory, Row, State};
+use crate::store::Row;
 
 pub mod listing;
+pub mod parts;
+pub mod target;
 
-const STYLE: &str = include_str!("pages/style.css");
 const SCRIPT: &str = include_str!("pages/script.js");
 
-/// Characters shown of any one text from outside; enough for every honest one.
-const SHOWN: usize = 300;
 /// Most on-demand probes on the page, whatever `--history.limit` keeps.
 const RECENT: usize = 1_000;
 
@@ -77,7 +77,8 @@ impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Index { rows, wanted, .. } = self.0;
         let listing = Listing::new(rows, wanted);
-        head(f, listing.down)?;
+        let title = if listing.down > 0 { format!("{} down", listing.down) } else { String::new() };
+        head(f, &title, listing.down > 0)?;
         f.write_str(
             "<body>\n<a class=\"skip\" href=\"#targets\">Skip to the targets</a>\n\
              <header><h1>TCP monitors</h1>\n<nav aria-label=\"Other pages\"><ul>\
@@ -108,24 +109,6 @@ impl fmt::Display for Page<'_> {
             now = self.0.now,
         )
     }
-}
-
-fn head(f: &mut fmt::Formatter<'_>, down: usize) -> fmt::Result {
-    let colour = if down > 0 { "%23cf222e" } else { "%232da44e" };
-    f.write_str(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
-    )?;
-    if down > 0 {
-        write!(f, "{down} down, ")?;
-    }
-    write!(
-        f,
-        "TCP monitors</title>\n<link rel=\"icon\" href=\"data:image/svg+xml,\
-         %3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E\
-         %3Ccircle cx='4' cy='4' r='4' fill='{colour}'/%3E%3C/svg%3E\">\n\
-         <style>{STYLE}</style>\n</head>\n"
-    )
 }
 
 fn probe_form(f: &mut fmt::Formatter<'_>, index: &Index<'_>) -> fmt::Result {
@@ -265,7 +248,8 @@ fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, index: &Index<'_>
             "<br><span class=\"more\">maintenance until <time datetime=\"{time}\">{shown}</time></span>"
         )?;
     }
-    write!(f, "<th scope=\"row\">{}", Escaped(&monitor.name))?;
+    let page = TargetLink(&row.target);
+    write!(f, "<th scope=\"row\"><a href=\"{page}\">{}</a>", Escaped(&monitor.name))?;
     if let Some(service) = &row.target.service {
         write!(f, " <span class=\"address\">({})</span>", Escaped(service))?;
     }
@@ -282,6 +266,10 @@ fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, index: &Index<'_>
     f.write_str("<td class=\"why\">")?;
     last_probe(f, &state)?;
     let link = ProbeLink { target: &row.target.address.to_string(), module: &monitor.module.name };
+    if let Some(explanation) = state.explanation().filter(|_| shown == TargetState::Down) {
+        let text = explanation.found.to_string();
+        write!(f, "<br><a class=\"more\" href=\"{page}#where\">{}</a>", Escaped(&text))?;
+    }
     write!(
         f,
         " <a class=\"now more\" href=\"{link}\">Probe now</a><td class=\"number optional\">"
@@ -294,22 +282,6 @@ fn target(f: &mut fmt::Formatter<'_>, row: &Row, within: bool, index: &Index<'_>
         Some(last) => writeln!(f, "{} ago", Age::since(last.at, now)),
         None => writeln!(f, "not yet"),
     }
-}
-
-fn last_probe(f: &mut fmt::Formatter<'_>, state: &State) -> fmt::Result {
-    let Some(last) = &state.last else { return f.write_str("none yet") };
-    let Some((reason, phase)) = last.outcome.cause() else { return f.write_str("success") };
-    write!(f, "<strong>{reason}</strong> in {phase}")?;
-    if state.health.consecutive_failures() > 1 {
-        write!(f, ", {} times", state.health.consecutive_failures())?;
-    }
-    if let Some(ip) = last.ip {
-        write!(f, ", {ip}")?;
-    }
-    if let Some(detail) = &last.detail {
-        write!(f, "<br><span class=\"more\">{}</span>", Escaped(detail))?;
-    }
-    write!(f, "<br>{}", Escaped(reason.advice()))
 }
 
 fn pager(f: &mut fmt::Formatter<'_>, wanted: &ListingQuery, listing: &Listing<'_>) -> fmt::Result {
@@ -395,127 +367,13 @@ impl fmt::Display for Link<'_> {
     }
 }
 
-/// A link that probes a target.
-struct ProbeLink<'a> {
-    target: &'a str,
-    module: &'a str,
-}
-
-impl fmt::Display for ProbeLink<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut query = form_urlencoded::Serializer::new("debug=true".to_owned());
-        query.append_pair("module", self.module).append_pair("target", self.target);
-        write!(f, "probe?{}", Escaped(&query.finish()))
-    }
-}
-
-/// The strip of recent outcomes: told apart by height as well as by colour.
-struct Bars(OutcomeHistory);
-
-impl fmt::Display for Bars {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcomes: Vec<usize> = self.0.outcomes().collect();
-        let count = |wanted| outcomes.iter().filter(|&&it| it == wanted).count();
-        write!(
-            f,
-            "<svg viewBox=\"0 0 128 16\" role=\"img\" aria-label=\"last {}: {} success, {} failure, \
-             {} inconclusive\">",
-            outcomes.len(),
-            count(0),
-            count(1),
-            count(2),
-        )?;
-        // One path for each outcome: the newest bar always ends at the right edge.
-        let first = OutcomeHistory::LENGTH - outcomes.len();
-        for (wanted, class, top) in [(0, 's', 5), (1, 'f', 0), (2, 'i', 11)] {
-            if count(wanted) == 0 {
-                continue;
-            }
-            write!(f, "<path class=\"{class}\" d=\"")?;
-            for (index, _) in outcomes.iter().enumerate().filter(|&(_, &it)| it == wanted) {
-                write!(f, "M{} {top}h3V16h-3z", (first + index) * 4)?;
-            }
-            f.write_str("\"/>")?;
-        }
-        f.write_str("</svg>")
-    }
-}
-
-/// A span of time in its largest unit.
-struct Age(i64);
-
-impl Age {
-    fn between(then: Timestamp, now: Timestamp) -> Self {
-        Self(now.as_second() - then.as_second())
-    }
-
-    fn since(then: Moment, now: Timestamp) -> Self {
-        let then = i64::try_from(then.elapsed().as_secs()).unwrap_or(i64::MAX);
-        Self(now.as_second().saturating_sub(then))
-    }
-}
-
-impl fmt::Display for Age {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.max(0) {
-            seconds @ 0..120 => write!(f, "{seconds} s"),
-            seconds @ 120..7_200 => write!(f, "{} min", seconds / 60),
-            seconds @ 7_200..172_800 => write!(f, "{} h", seconds / 3_600),
-            seconds => write!(f, "{} d", seconds / 86_400),
-        }
-    }
-}
-
-/// A time that a probe took, with three digits.
-struct Latency(Duration);
-
-impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (value, unit) = match self.0.as_secs_f64() {
-            seconds if seconds < 0.000_999_5 => (seconds * 1e6, "µs"),
-            seconds if seconds < 0.999_5 => (seconds * 1e3, "ms"),
-            seconds => (seconds, "s"),
-        };
-        let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
-        write!(f, "{value:.digits$} {unit}")
-    }
-}
-
-/// Text inside HTML, between tags or in a quoted attribute: at most [`SHOWN`] characters, and
-/// those that steer a terminal or turn the reading direction spelled out.
-pub struct Escaped<'a>(pub &'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, it) in self.0.chars().enumerate() {
-            if index == SHOWN {
-                return f.write_char('…');
-            }
-            match it {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&#34;")?,
-                '\'' => f.write_str("&#39;")?,
-                it if it.is_control() || is_invisible(it) => write!(f, "{}", it.escape_unicode())?,
-                it => f.write_char(it)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Marks, embeddings, overrides and isolates of direction, separators, joiners and the like.
-fn is_invisible(it: char) -> bool {
-    matches!(it, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::listing::tests::row;
+    use super::parts::SHOWN;
     use super::*;
     use crate::http::request::Query;
     use crate::maintenance::{Maintenance, Selector, Times, Window};

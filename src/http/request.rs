@@ -79,6 +79,8 @@ pub struct ProbeRequest {
     pub timeout: Duration,
     /// Whether a person wants to read about it.
     pub debug: bool,
+    /// Whether to follow the path, too.
+    pub trace: bool,
 }
 
 /// Why a request is not followed. Ordered as the checks are made.
@@ -162,6 +164,7 @@ impl ProbeRequest {
             hostname: hostname.map(str::to_owned),
             timeout: timeout(module.timeout, scrape_timeout, offset_seconds),
             debug: query.first("debug") == "true",
+            trace: query.first("trace") == "true",
             module,
             target,
         })

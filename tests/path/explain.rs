@@ -120,3 +120,47 @@ fn name_of_which_one_family_fails_is_hinted_at() {
     };
     assert_eq!(series(&page), 4);
 }
+
+#[test]
+fn path_is_followed_on_demand_by_the_access_rules() {
+    let Some(chain) = chain("path_is_followed_on_demand_by_the_access_rules") else { return };
+    let exporter = Exporter::new(EXPORTER)
+        .netns(&chain.hosts[0])
+        .config("access: {deny: ['fd20::/16']}\n")
+        .start();
+    let probe = |target: &str| {
+        exporter.get(&format!("/probe?target={target}&timeout=20&debug=true&trace=true")).text()
+    };
+    let followed = probe("10.20.3.2:443");
+    assert!(followed.contains("hop 3: 10.20.2.2 after"), "{followed}");
+    assert!(followed.contains("the path reaches 10.20.3.2 after 3 routers"), "{followed}");
+    let denied = probe("%5Bfd20:3::2%5D:443");
+    assert!(denied.contains("do not allow"), "{denied}");
+    assert!(!denied.contains("hop 1"), "{denied}");
+}
+
+#[test]
+fn terminal_says_where_it_fails_without_privileges() {
+    let Some(chain) = chain("terminal_says_where_it_fails_without_privileges") else { return };
+    chain.hosts[2].nft(
+        "table inet t { chain f { type filter hook forward priority 0; tcp dport 443 drop; }; }",
+    );
+    #[rustfmt::skip]
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", chain.hosts[0].name(), "setpriv", "--reuid=65534", "--regid=65534"])
+        .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
+        .args([EXPORTER, "probe", "--diagnose", "--timeout=1s", "10.20.3.2:443,22"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    println!("{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for expected in [
+        "path stops after 10.20.1.2 (hop 2): nothing answers behind it",
+        "from other source ports: 0 of 12 answered",
+        "port 22 of the same host: 2 of 2 answered",
+        "hint host_answers_elsewhere: the host answers at port 22",
+    ] {
+        assert!(text.contains(expected), "`{expected}` is missing in {text}");
+    }
+}
