@@ -10,8 +10,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /tcp_probe_exporter /usr/local/bin/tcp_probe_exporter
+LABEL org.opencontainers.image.title="tcp_probe_exporter" \
+    org.opencontainers.image.description="Prometheus exporter that watches TCP ports" \
+    org.opencontainers.image.licenses="Apache-2.0"
 EXPOSE 10115
 USER nonroot
+# With other flags for port, TLS or prefix: the same flags after `healthcheck`.
 HEALTHCHECK --interval=30s --timeout=5s \
-    CMD ["/usr/local/bin/tcp_probe_exporter", "probe", "localhost:10115"]
+    CMD ["/usr/local/bin/tcp_probe_exporter", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/tcp_probe_exporter"]

@@ -18,6 +18,7 @@ use crate::log::{self, LogSettings};
 use crate::monitor::Shard;
 use crate::settings::Settings;
 
+pub mod healthcheck;
 pub mod probe;
 pub mod report;
 
@@ -41,6 +42,8 @@ struct Words {
 enum Command {
     /// Probes from the terminal, once or again and again, and says why a port is not open.
     Probe(probe::Words),
+    /// Asks the exporter of this machine whether it is healthy. Takes its flags of the same name.
+    Healthcheck(healthcheck::Words),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -150,6 +153,8 @@ pub enum Wish {
     },
     /// Probe from the terminal.
     Probe(probe::Words),
+    /// Ask whether the exporter is healthy.
+    Healthcheck(healthcheck::Words),
     /// Print this text and end well.
     Print(String),
 }
@@ -180,6 +185,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Wish, UsageErr
     };
     match command {
         Some(Command::Probe(words)) => Ok(Wish::Probe(words)),
+        Some(Command::Healthcheck(words)) => Ok(Wish::Healthcheck(words)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(

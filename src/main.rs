@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             check(config_file.as_deref(), web_config_file.as_deref())
         }
         Ok(Wish::Probe(words)) => cli::probe::run(&words),
+        Ok(Wish::Healthcheck(words)) => cli::healthcheck::run(&words),
         Ok(Wish::Print(text)) => print(&text),
         Err(UsageError { message, exit_code }) => {
             say(&format!("tcp_probe_exporter: error: {message}, try --help"));

@@ -39,6 +39,17 @@ impl ListenAddress {
         self.port
     }
 
+    /// Where a client on this machine reaches it, `host:port`.
+    #[must_use]
+    pub fn local(&self) -> String {
+        match self.host.as_str() {
+            "" | "0.0.0.0" => format!("127.0.0.1:{}", self.port),
+            "::" => format!("[::1]:{}", self.port),
+            host if host.contains(':') => format!("[{host}]:{}", self.port),
+            host => format!("{host}:{}", self.port),
+        }
+    }
+
     /// Begins to listen. Without a host: on every address of both families.
     ///
     /// # Errors

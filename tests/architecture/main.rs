@@ -158,6 +158,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "outcome",
             "prober",
             "path",
+            "secret",
             "settings",
         ],
     ),

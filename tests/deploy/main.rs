@@ -207,7 +207,7 @@ fn the_image_copies_what_exists_and_checks_its_health() {
     }
     let user = text.lines().rfind(|it| it.starts_with("USER "));
     assert_eq!(user, Some("USER nonroot"));
-    assert!(text.contains("\"probe\", \"localhost:10115\""));
+    assert!(text.contains("CMD [\"/usr/local/bin/tcp_probe_exporter\", \"healthcheck\"]"));
 }
 
 /// What a change is judged by there is what it is judged by here.

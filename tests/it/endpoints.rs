@@ -6,6 +6,38 @@ use tempfile::TempDir;
 use crate::{EXPORTER, exporter, exporter_with};
 
 #[test]
+fn a_container_asks_for_its_health() {
+    let ask = |port: u16, words: &[&str]| {
+        let listen = format!("--web.listen-address=:{port}");
+        let output = crate::run(&[&["healthcheck", &listen][..], words].concat());
+        (output.status.code(), crate::text(&output.stderr))
+    };
+    let plain = exporter();
+    let port = plain.address().port();
+    assert_eq!(ask(port, &[]), (Some(0), String::new()));
+    let prefixed = exporter_with(&["--web.route-prefix=/pre"]);
+    let port = prefixed.address().port();
+    assert_eq!(ask(port, &["--web.route-prefix=/pre"]), (Some(0), String::new()));
+    assert_eq!(ask(port, &[]).0, Some(1), "nothing is there without the prefix");
+
+    let closed = harness::ClosedPort::new().address().port();
+    let (code, said) = ask(closed, &[]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("unhealthy") && said.contains("refused"), "{said}");
+
+    let key = rcgen::generate_simple_self_signed(["exporter.example.com".to_owned()]).unwrap();
+    let secure = Exporter::new(EXPORTER)
+        .file("web.yml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem}")
+        .file("cert.pem", &key.cert.pem())
+        .file("key.pem", &key.signing_key.serialize_pem())
+        .flag("--web.config.file=web.yml");
+    let secure = secure.start();
+    let file = format!("--web.config.file={}", secure.directory().join("web.yml").display());
+    assert_eq!(ask(secure.address().port(), &[&file]), (Some(0), String::new()));
+    assert_eq!(ask(secure.address().port(), &[]).0, Some(1), "it speaks TLS");
+}
+
+#[test]
 fn the_small_endpoints_answer() {
     let exporter = exporter();
     for (path, body) in [("/-/healthy", "Healthy\n"), ("/-/ready", "Ready\n")] {
