@@ -24,7 +24,7 @@ use crate::machine::Machine;
 use crate::module::{ExpectConnect, Module};
 use crate::outcome::{Outcome, Phase, ProbeResult};
 use crate::path::Path;
-use crate::prober::accepted::Accepted;
+use crate::prober::accepted::{Accepted, Moment};
 use crate::prober::connect::{Connected, ConnectedSocket, Failed};
 use crate::prober::deadline::Deadline;
 use crate::prober::dialogue::{Connection, Context};
@@ -171,12 +171,16 @@ impl Prober {
         &self,
         probe: &Probe<'_>,
         socket: &ConnectedSocket,
+        peer: SocketAddr,
+        begun: Moment,
     ) -> Result<(), AccessDenied> {
-        if probe.access.is_unrestricted() {
+        // A loopback address was judged by itself: here it would be mistaken for another client
+        // of this machine that uses the same port.
+        if probe.access.is_unrestricted() || peer.ip().to_canonical().is_loopback() {
             return Ok(());
         }
         let Ok(own) = socket.local_address() else { return Ok(()) };
-        match self.accepted.find(own).await {
+        match self.accepted.find(own, begun).await {
             Some(listener) => {
                 probe.access.judge_own(&probe.module.name, &probe.address.host, listener)
             }
@@ -382,6 +386,7 @@ impl Prober {
             Some(source) => format!("connecting to {peer} from {source}"),
             None => format!("connecting to {peer}"),
         });
+        let accepted_before = self.accepted.now();
         let begun = Instant::now();
         let Connected { socket, kernel, reset } =
             match connect::connect(peer, source, variation, deadline).await {
@@ -403,7 +408,7 @@ impl Prober {
                 None => format!("connected after {took:?}"),
             }
         });
-        if let Err(denial) = self.judge_connection(probe, &socket).await {
+        if let Err(denial) = self.judge_connection(probe, &socket, peer, accepted_before).await {
             return (None, Some(denied(result, denial)));
         }
         let mut connection = Connection::new(socket, !probe.access.hides_banners);

@@ -10,12 +10,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::limits::ACCEPTED_WITHIN;
 use crate::prober::kernel;
 
-/// How often it looks.
+/// Looks without a pause between them.
+const QUICK_LOOKS: usize = 16;
+/// How often it looks after those.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The open connections of this process's listeners.
@@ -26,19 +29,32 @@ pub struct Accepted {
     addresses: Box<[SocketAddr]>,
     /// Client's end and ours. Held while one is accepted, so that none is between the kernel and
     /// here for whoever looks.
-    open: Mutex<BTreeSet<(SocketAddr, SocketAddr)>>,
+    open: Mutex<Open>,
 }
+
+/// Open connections, by the client's end and ours.
+#[derive(Debug, Default)]
+struct Open {
+    /// How many were ever accepted.
+    count: u64,
+    /// Both ends, and which one it was.
+    ends: BTreeSet<(SocketAddr, SocketAddr, u64)>,
+}
+
+/// A moment in the order in which connections were accepted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment(u64);
 
 /// One of them, until dropped.
 #[derive(Debug)]
 pub struct OpenConnection {
     accepted: Arc<Accepted>,
-    ends: (SocketAddr, SocketAddr),
+    ends: (SocketAddr, SocketAddr, u64),
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.accepted.open().remove(&self.ends);
+        self.accepted.open().ends.remove(&self.ends);
     }
 }
 
@@ -70,7 +86,7 @@ impl Accepted {
         &self.addresses
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeSet<(SocketAddr, SocketAddr)>> {
+    fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,34 +102,45 @@ impl Accepted {
         let mut open = self.open();
         let (stream, client) = ready!(listener.poll_accept(context))?;
         let own = stream.local_addr().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
-        let ends = (plain(client), plain(own));
-        open.insert(ends);
+        let ends = (plain(client), plain(own), open.count);
+        open.count += 1;
+        open.ends.insert(ends);
         drop(open);
         let entry = OpenConnection { accepted: Arc::clone(self), ends };
         Poll::Ready(Ok((stream, client, entry)))
     }
 
+    /// Now: what is accepted from here on may be a connection that begins now.
+    pub(super) fn now(&self) -> Moment {
+        Moment(self.open().count)
+    }
+
     /// The listener's end of a connection of this process with one of its own listeners, by the
-    /// end that connected. Takes some milliseconds while connections wait to be accepted.
-    pub(super) async fn find(&self, client: SocketAddr) -> Option<SocketAddr> {
+    /// end that connected and when it began to. Another client of this machine may use the same port
+    /// towards us, so older ones do not count. Takes some milliseconds while connections wait to be
+    /// accepted.
+    pub(super) async fn find(&self, client: SocketAddr, begun: Moment) -> Option<SocketAddr> {
         let end = Instant::now() + ACCEPTED_WITHIN;
-        loop {
-            match self.look(client) {
+        for looks in 0.. {
+            match self.look(client, begun) {
                 Known::Ours(own) => return Some(own),
                 Known::NotOurs => return None,
                 Known::Pending if Instant::now() >= end => return None,
+                // Mostly the task that accepts is about to run.
+                Known::Pending if looks < QUICK_LOOKS => yield_now().await,
                 Known::Pending => sleep(LOOK_INTERVAL).await,
             }
         }
+        None
     }
 
-    fn look(&self, client: SocketAddr) -> Known {
+    fn look(&self, client: SocketAddr, begun: Moment) -> Known {
         let client = plain(client);
         let open = self.open();
         let least = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        match open.range((client, least)..).next() {
-            Some((found, own)) if *found == client => return Known::Ours(*own),
-            _ => {}
+        let mut found = open.ends.range((client, least, 0)..).take_while(|ends| ends.0 == client);
+        if let Some((_, own, _)) = found.find(|ends| ends.2 >= begun.0) {
+            return Known::Ours(*own);
         }
         let waits = |listener: &Weak<TcpListener>| {
             let listener = listener.upgrade();
