@@ -984,6 +984,23 @@ def target():
         [column("region", "Region"), column("address", "Address")],
         ["region", "address"],
     )
+    explained = table(
+        "Where the path ends",
+        "While it is down, seen from each region: how the path to it ends, how many hops answered, and what the counter-checks point at. A hint, never a verdict.",
+        [
+            f"count by (region, end) (tcp_monitor_path_info{{{HERE}}})",
+            f"max by (region) (tcp_monitor_path_hops{{{HERE}}})",
+            f"count by (region, hint) (tcp_monitor_hint_info{{{HERE}}})",
+        ],
+        [
+            column("region", "Region"),
+            column("end", "Ends with"),
+            column("Value #B", "Hops", unit="none"),
+            column("hint", "Hint"),
+        ],
+        ["region", "end", "Value #B", "hint"],
+        noValue="Not down, or not traced",
+    )
     addresses = timeline(
         "Addresses behind the name",
         "The last outcome of every address, where the monitor probes them all (`addresses: all`, `any` or `quorum`): shows which member is sick.",
@@ -1047,7 +1064,7 @@ def target():
             window(),
         ],
         [
-            ("Now", [(4, [4, 4, 5, 3, 4, 4], heads), (7, [15, 9], [by_region, egress])]),
+            ("Now", [(4, [4, 4, 5, 3, 4, 4], heads), (7, [15, 9], [by_region, egress]), (5, [24], [explained])]),
             ("Over time", [(7, [12, 12], [verdicts, outcomes]), (7, [6, 6, 6, 6], [reasons, addresses, application, firing])]),
             (
                 "Time it takes",
@@ -1406,8 +1423,16 @@ def exporter():
     )
     skipped = series(
         "Not probed",
-        "Runs skipped because their predecessor had not ended, targets that the access rules refused, and requests that came while too many probes were in flight, per second.",
+        "Runs skipped because their predecessor had not ended, targets that the access rules refused, requests that came while too many probes were in flight, and confirmed failures that were traced, or were not for want of time, per second.",
         [
+            (
+                f"sum by (instance) (rate(tcp_probe_exporter_explanations_total{{{own}}}[$__rate_interval]))",
+                "traced {{instance}}",
+            ),
+            (
+                f"sum by (instance) (rate(tcp_probe_exporter_failures_unexplained_total{{{own}}}[$__rate_interval]))",
+                "not traced {{instance}}",
+            ),
             (
                 f"sum by (instance) (rate(tcp_probe_exporter_runs_skipped_total{{{own}}}[$__rate_interval]))",
                 "{{instance}} skipped",
