@@ -69,7 +69,7 @@ pub fn write(entry: &Entry) {
 fn summary(entry: &Entry) -> String {
     let result = &entry.result;
     let millis = |duration: Duration| format!("{:.3} ms", duration.as_secs_f64() * 1000.0);
-    let mut line = format!("Result for {}", entry.target);
+    let mut line = format!("Result for {}", journal::printable(&entry.target));
     if let Some(peer) = result.peer.filter(|peer| peer.to_string() != entry.target) {
         let _ = write!(line, " at {peer}");
     }
